@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Shared by all layers: typed and untyped reads, histograms, per-thread accounts, the event ring.
+ *
+ * KTOP_TYPED: the programs are typed (tp_btf), so a kernel pointer is read by a plain load that
+ * the verifier checks; otherwise every read is bpf_probe_read_kernel. bcc rewrites neither inside
+ * a static inline function, so all logic lives in such functions.
+ */
+#ifdef KTOP_TYPED
+#define F(p, field) ((p)->field)
+#else
+#define F(p, field) PR(p, field)
+#endif
+/* Always by helper: for pointers that the verifier does not know in either flavour. */
+#define PR(p, field) ({ typeof((p)->field) v_; \
+    bpf_probe_read_kernel(&v_, sizeof(v_), (const void *)&(p)->field); v_; })
+
+/* @kernel
+ * task_struct: pid tgid comm __state|state flags real_parent|parent group_leader cgroups signal cred mm
+ * task_struct: start_boottime|real_start_time se sched_info exit_code in_iowait
+ * task_struct: utime stime nvcsw nivcsw maj_flt ioac? thread_info? recent_used_cpu? on_cpu stack
+ * thread_info: cpu?
+ * sched_info: run_delay pcount last_queued
+ * sched_entity: sum_exec_runtime nr_migrations cfs_rq
+ * cfs_rq: rq?
+ * rq: nr_running clock
+ * task_io_accounting: read_bytes write_bytes
+ * signal_struct: live nr_threads group_exit_code flags utime stime sum_sched_runtime nvcsw nivcsw
+ * signal_struct: maj_flt ioac?
+ * cred: euid
+ * css_set: dfl_cgrp subsys
+ * cgroup_subsys_state: cgroup
+ * cgroup: kn
+ * kernfs_node: id
+ * mm_struct: rss_stat arg_start arg_end
+ * mm_rss_stat: count?
+ * percpu_counter: count?
+ * linux_binprm: filename
+ * pt_regs: orig_ax|syscallno? di? si? dx?
+ * bpf_iter__task: meta task
+ * bpf_iter_meta: seq
+ * enum cgroup_subsys_id: cpu_cgrp_id
+ * tracepoint sched_switch sched_process_exec sched_process_exit sched_process_fork
+ */
+
+#define KTOP_TASK_DEAD 0x80
+#define KTOP_PF_KTHREAD 0x00200000
+#define KTOP_SIGNAL_GROUP_EXIT 4
+
+/* layout.REASONS */
+enum ktop_reason {
+    KTOP_RUNNABLE, KTOP_DISK, KTOP_UNINTERRUPTIBLE, KTOP_IO, KTOP_NETWORK, KTOP_LOCK,
+    KTOP_SLEEP, KTOP_STOPPED, KTOP_OTHER,
+};
+
+/* The account of one thread; lives and dies with it in task storage. */
+struct ktop_account {
+    u64 off_ns;        /* CLOCK_MONOTONIC when it last left a CPU; 0 while it is on one */
+    u64 pend_ns;       /* length of its last time off CPU, not yet split into sleep and queue */
+    u64 run_delay_ns;  /* sched_info.run_delay that the histogram already holds */
+    u64 slept_ns[KTOP_REASONS];
+    u32 reason;        /* why it left, enum ktop_reason */
+    s32 syscall;       /* the syscall it left in, -1 outside one */
+    u32 forks;         /* processes it has created */
+    u32 dirty;         /* the histogram has changed since the iterator last wrote it out */
+    u32 hist[KTOP_TASK_HIST_SLOTS];
+};
+
+#ifdef KTOP_TASK_STORAGE
+BPF_TASK_STORAGE(accounts, struct ktop_account);
+#else
+/* Before 5.12 tracing programs have no task storage: least recently used threads are forgotten. */
+BPF_TABLE("lru_hash", u32, struct ktop_account, accounts, 32768);
+BPF_PERCPU_ARRAY(blank_account, struct ktop_account, 1);
+#endif
+
+/* Created where no run queue lock is held: at fork, and by the iterator for older threads. */
+static __always_inline struct ktop_account *account_of(struct task_struct *task, bool create)
+{
+#ifdef KTOP_TASK_STORAGE
+    return accounts.task_storage_get(task, NULL, create ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);
+#else
+    u32 pid = F(task, pid), zero = 0;
+    struct ktop_account *found = accounts.lookup(&pid);
+    if (found || !create)
+        return found;
+    struct ktop_account *blank = blank_account.lookup(&zero);
+    if (blank)
+        accounts.update(&pid, blank);
+    return accounts.lookup(&pid);
+#endif
+}
+
+/* Bucket of a latency, as ktop/hist.py numbers them: 0 is under 2^SHIFT ns, then 2^SUB an octave. */
+static __always_inline u32 hist_slot(u64 ns, u32 slots)
+{
+    u32 octave = 0, slot;
+    u64 v = ns >> KTOP_HIST_SHIFT;
+    if (!v)
+        return 0;
+    if (v >> 32) { v >>= 32; octave += 32; }
+    if (v >> 16) { v >>= 16; octave += 16; }
+    if (v >> 8) { v >>= 8; octave += 8; }
+    if (v >> 4) { v >>= 4; octave += 4; }
+    if (v >> 2) { v >>= 2; octave += 2; }
+    octave += v >> 1;
+    slot = 1 + (octave << KTOP_HIST_SUB)
+         + ((ns >> (octave + KTOP_HIST_SHIFT - KTOP_HIST_SUB)) & ((1 << KTOP_HIST_SUB) - 1));
+    return slot < slots ? slot : slots - 1;
+}
+
+/* Which cgroup a task is in: the v2 hierarchy's, or with v1 the cpu controller's. The id is the
+ * inode number of its directory (kernfs_node.id, 5.5 and later). */
+static __always_inline u64 cgroup_of(struct task_struct *task)
+{
+    struct css_set *set = F(task, cgroups);
+#if defined(KTOP_CGROUP_V1) && defined(KTOP_HAS_cpu_cgrp_id)
+    struct cgroup_subsys_state *css = F(set, subsys[cpu_cgrp_id]);
+    struct cgroup *cgrp = F(css, cgroup);
+#else
+    struct cgroup *cgrp = F(set, dfl_cgrp);
+#endif
+    struct kernfs_node *node = F(cgrp, kn);
+    return F(node, id);
+}
+
+/* Events: executions and exits, in order, with counters that know of those that did not fit. */
+struct ktop_event {
+    u32 kind, pid, ppid, uid;
+    u64 time_ns;               /* CLOCK_MONOTONIC */
+    u64 start_boottime_ns;     /* CLOCK_BOOTTIME at which the process was forked */
+    u64 cgroup;
+    s32 code;                  /* exec: 0 or -errno; exit: as wait(2) gives it */
+    u32 args_len;              /* of the whole command line; what follows may be cut */
+    u64 cpu_ns, run_delay_ns, lifetime_ns;
+    char comm[16], parent_comm[16];
+    char filename[KTOP_FILENAME_MAX];
+};
+_Static_assert(sizeof(struct ktop_event) == KTOP_EVENT_SIZE, "layout.EVENT");
+
+/* layout.COUNTERS: totals since the start, exact whatever becomes of the events. */
+enum ktop_counter {
+    KTOP_N_FORKS, KTOP_N_EXECS, KTOP_N_EXECS_FAILED, KTOP_N_EXITS, KTOP_N_LOST_EVENTS,
+    KTOP_N_UNTRACKED, KTOP_N_COUNTERS,
+};
+BPF_PERCPU_ARRAY(counters, u64, KTOP_N_COUNTERS);
+
+static __always_inline void count(u32 which)
+{
+    u64 *n = counters.lookup(&which);
+    if (n)
+        (*n)++;
+}

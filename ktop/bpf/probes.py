@@ -1,0 +1,66 @@
+"""Every probe: what it attaches to, what it shows, what stands in for it, what it cannot see.
+
+The one table behind loading, `ktop doctor`, `Frame.health` and the README. Runs under the system's
+python3 too (standard library only).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RUNQLEN_HZ = 99
+TRACEFS = "/sys/kernel/tracing"  # Documentation/trace/ftrace.rst
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One BPF program and its attach point.
+
+    kind: `iter` (target: the iterator), `tp` (a raw tracepoint, typed where the kernel can),
+    `tracepoint` (tracefs, category/event) or `clock` (target: samples per second on each CPU).
+    """
+
+    name: str
+    layer: str
+    kind: str
+    target: str
+    shows: str
+    fallback: str
+    blind: str
+
+    @property
+    def attach_point(self) -> str:
+        """As `doctor` prints it."""
+        if self.kind == "clock":
+            return f"perf cpu-clock {self.target} Hz"
+        return f"{'raw_tp' if self.kind == 'tp' else self.kind}/{self.target}"
+
+
+PROBES = (
+    Probe("tasks", "processes", "iter", "task",
+          "every thread's state, counters and account in one read",
+          "/proc by psutil: no blocked time, costs 20 times as much",
+          "threads that live and die between two reads (their exit event has them)"),
+    Probe("process_fork", "processes", "tp", "sched_process_fork",
+          "forks per process and in all",
+          "forks in all from /proc/stat", "nothing"),
+    Probe("process_exec", "processes", "tp", "sched_process_exec",
+          "executions with their arguments",
+          "new processes as /proc shows them at a tick",
+          f"a command line past {4096} bytes"),
+    Probe("process_exit", "processes", "tp", "sched_process_exit",
+          "exits with code or signal, lifetime, CPU time",
+          "none", "nothing"),
+    Probe("exec_failed", "processes", "tracepoint", "syscalls/sys_exit_execve",
+          "executions that failed, with errno",
+          "none", "arguments past the 32nd; on machines other than x86 all arguments"),
+    Probe("execat_failed", "processes", "tracepoint", "syscalls/sys_exit_execveat",
+          "the same for execveat(2)", "none", "as exec_failed"),
+    Probe("sched_switch", "sched", "tp", "sched_switch",
+          "run queue latency histograms, time off CPU by reason, context switches per CPU",
+          "mean waits from run_delay, switches from /proc/stat: no histogram",
+          "the wait of a time slice that has not ended (it counts when the thread next leaves)"),
+    Probe("runqlen", "sched", "clock", str(RUNQLEN_HZ),
+          "run queue length per CPU",
+          "mean length by Little's law from the waits", "queues shorter-lived than 10 ms"),
+)

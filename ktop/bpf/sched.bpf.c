@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Scheduler layer: one hook at sched_switch keeps, for the host and for every thread, the run
+ * queue latency histogram and the time off CPU by reason; a 99 Hz sample counts the queue.
+ *
+ * The wait comes from the kernel's own account (sched_info.run_delay, kernel/sched/stats.h), read
+ * when the thread next leaves the CPU: the difference since last time is exactly the wait before
+ * the time slice that now ends, parts spent on other run queues before a migration included. So
+ * the sum of the histogram is the sum of run_delay, and no start-time hash is needed.
+ */
+struct ktop_cpu {
+    u64 switches;
+    u64 waits;                      /* time slices begun after a wait, however short */
+    u64 wait_ns;                    /* sum of those waits */
+    u64 max_ns[2];                  /* longest wait, by the parity of the collector's tick */
+    u64 hist[KTOP_HIST_SLOTS];
+    u64 runqlen[KTOP_RUNQLEN_SLOTS];  /* samples in which nr_running was 0, 1, 2... */
+};
+BPF_PERCPU_ARRAY(cpus, struct ktop_cpu, 1);
+BPF_ARRAY(epoch, u32, 1);           /* the collector's tick counter */
+BPF_ARRAY(syscall_reason, u8, 1024);  /* syscall number -> enum ktop_reason */
+
+/* The syscall a thread is in; -1 in a page fault or a kernel thread. */
+static __always_inline s32 syscall_of(struct task_struct *task)
+{
+#if defined(KTOP_TYPED) && defined(KTOP_HAS_pt_regs_orig_ax)
+    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
+    return regs->orig_ax;
+#else
+    return -1;
+#endif
+}
+
+static __always_inline u32 off_cpu_reason(struct task_struct *task, u32 state, s32 nr)
+{
+    u32 key = nr;
+    if (state & 4 || state & 8)          /* TASK_STOPPED, TASK_TRACED */
+        return KTOP_STOPPED;
+    if (state & 2 && !(state & 0x400)) { /* TASK_UNINTERRUPTIBLE, not TASK_NOLOAD (idle kthread) */
+#ifdef KTOP_TYPED
+        return task->in_iowait ? KTOP_DISK : KTOP_UNINTERRUPTIBLE;
+#else
+        return KTOP_UNINTERRUPTIBLE;
+#endif
+    }
+    if (F(task, flags) & KTOP_PF_KTHREAD)
+        return KTOP_SLEEP;
+    u8 *reason = syscall_reason.lookup(&key);
+    return reason && *reason ? *reason : KTOP_OTHER;
+}
+
+/* A thread leaves the CPU: the wait before its slice is final, its last absence can be split. */
+static __always_inline void leave(struct task_struct *prev, struct ktop_cpu *cpu, bool preempted,
+                                  u32 state, u64 now)
+{
+    struct ktop_account *a = account_of(prev, false);
+    if (!a) {
+        count(KTOP_N_UNTRACKED);
+        return;
+    }
+    u64 delay = F(prev, sched_info.run_delay);
+    u64 wait = delay - a->run_delay_ns;
+    u32 slot = hist_slot(wait, KTOP_HIST_SLOTS), zero = 0;
+    a->run_delay_ns = delay;
+    a->hist[slot < KTOP_TASK_HIST_SLOTS ? slot : KTOP_TASK_HIST_SLOTS - 1]++;
+    a->dirty = 1;
+    if (slot < KTOP_HIST_SLOTS)
+        cpu->hist[slot]++;
+    cpu->waits++;
+    cpu->wait_ns += wait;
+    u32 *tick = epoch.lookup(&zero);
+    u32 parity = tick ? *tick & 1 : 0;
+    if (wait > cpu->max_ns[parity])
+        cpu->max_ns[parity] = wait;
+
+    u32 reason = a->reason;
+    if (reason < KTOP_REASONS && a->pend_ns > wait)
+        a->slept_ns[reason] += a->pend_ns - wait;
+    a->pend_ns = 0;
+    a->off_ns = now;
+    a->syscall = syscall_of(prev);
+    a->reason = preempted || !state ? KTOP_RUNNABLE : off_cpu_reason(prev, state, a->syscall);
+}
+
+static __always_inline int switched(bool preempted, struct task_struct *prev,
+                                    struct task_struct *next, u32 state)
+{
+    u32 zero = 0;
+    u64 now = bpf_ktime_get_ns();
+    struct ktop_cpu *cpu = cpus.lookup(&zero);
+    if (!cpu)
+        return 0;
+    cpu->switches++;
+    if (F(prev, pid))
+        leave(prev, cpu, preempted, state, now);
+    if (F(next, pid)) {
+        struct ktop_account *a = account_of(next, false);
+        if (a && a->off_ns) {
+            a->pend_ns = now - a->off_ns;
+            a->off_ns = 0;
+        }
+    }
+    return 0;
+}
+
+int sched_switch(u64 *ctx)
+{
+    struct task_struct *prev = (void *)ctx[1], *next = (void *)ctx[2];
+#if KTOP_ARGS_sched_switch >= 4
+    u32 state = ctx[3];  /* 5.18, 9c2136be0878: __state may have changed by a wakeup meanwhile */
+#else
+    u32 state = PR(prev, __state);
+#endif
+    return switched(ctx[0], prev, next, state);
+}
+
+/* Run queue length as runqlen(8) samples it: nr_running of this CPU, the running thread included. */
+static __always_inline int sample_runqlen(void)
+{
+    u32 zero = 0;
+    struct ktop_cpu *cpu = cpus.lookup(&zero);
+    struct task_struct *task = (void *)bpf_get_current_task();
+    struct cfs_rq *cfs = PR(task, se.cfs_rq);
+    struct rq *rq = PR(cfs, rq);
+    u32 n = PR(rq, nr_running);
+    if (!cpu)
+        return 0;
+    if (n >= KTOP_RUNQLEN_SLOTS)
+        n = KTOP_RUNQLEN_SLOTS - 1;
+    cpu->runqlen[n]++;
+    return 0;
+}
+
+int runqlen(void *ctx)
+{
+    return sample_runqlen();
+}

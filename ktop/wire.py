@@ -1,0 +1,89 @@
+"""The stream between collector and reader: frames and words, as length-prefixed msgpack.
+
+Each message is a type byte, a big-endian 32-bit length and the body. The same bytes go through a
+socket, a pipe or ssh. Readers bound what they believe: a length past MAX_BYTES is a broken stream.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from ktop.model import SCHEMA, Frame
+
+HEADER = struct.Struct("!cI")
+MAX_BYTES = 256 << 20
+FRAME, ERROR, CONTROL = b"F", b"E", b"C"
+
+
+class WireError(Exception):
+    """The stream is not what a collector of this version writes. One line for the user."""
+
+
+class Control(msgspec.Struct, omit_defaults=True):
+    """From reader to collector: change the interval (ns), or end."""
+
+    interval_ns: int | None = None
+    quit: bool = False
+
+
+_frame_encoder = msgspec.msgpack.Encoder()
+_frame_decoder = msgspec.msgpack.Decoder(Frame)
+_control_decoder = msgspec.msgpack.Decoder(Control)
+
+
+def _message(kind: bytes, body: bytes) -> bytes:
+    return HEADER.pack(kind, len(body)) + body
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """A whole message holding a frame."""
+    return _message(FRAME, _frame_encoder.encode(frame))
+
+
+def encode_error(text: str) -> bytes:
+    """A whole message holding the collector's last words."""
+    return _message(ERROR, text.encode())
+
+
+def encode_control(control: Control) -> bytes:
+    """A whole message holding a control."""
+    return _message(CONTROL, _frame_encoder.encode(control))
+
+
+class Reader:
+    """Turns bytes as they come into messages. Text of an error message comes as `str`."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Frame | Control | str]:
+        """What `data` completes. Raises WireError on anything that no collector writes."""
+        self._buffer += data
+        found: list[Frame | Control | str] = []
+        while len(self._buffer) >= HEADER.size:
+            kind, length = HEADER.unpack_from(self._buffer)
+            if kind not in (FRAME, ERROR, CONTROL) or length > MAX_BYTES:
+                raise WireError("not a ktop stream")
+            end = HEADER.size + length
+            if len(self._buffer) < end:
+                break
+            body = bytes(memoryview(self._buffer)[HEADER.size:end])
+            del self._buffer[:end]
+            found.append(_decode(kind, body))
+        return found
+
+
+def _decode(kind: bytes, body: bytes) -> Frame | Control | str:
+    try:
+        if kind == CONTROL:
+            return _control_decoder.decode(body)
+        if kind == ERROR:
+            return body.decode("utf-8", "replace")
+        frame = _frame_decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as err:
+        raise WireError(f"a broken frame: {err}") from None
+    if frame.schema != SCHEMA:
+        raise WireError(f"frames of schema {frame.schema}, this ktop reads {SCHEMA}")
+    return frame
