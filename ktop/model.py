@@ -265,7 +265,8 @@ EVENTS_PER_FRAME = 500
 
 
 class Probe(Part):
-    """How one probe fares. status: `live`, `fallback` (another source stands in), `absent`.
+    """How one probe fares. status: `live`, `off` (on demand, nobody looks), `fallback` (another
+    source stands in), `absent`.
 
     run_ns, runs: of the program since it was loaded, as far as sampled; None when never sampled.
     """

@@ -207,6 +207,12 @@ class Loader:
         self.reasons = best_reasons
         return best
 
+    def need_tracefs(self) -> None:
+        """Have tracefs mounted before something wants it."""
+        note = mount_tracefs(self.probes.TRACEFS)
+        if note:
+            self.notes.append(note)
+
     def attach(self, probe: Any, fd: int, typed: bool) -> list[int]:
         """Attach one loaded program; the fds that hold it attached."""
         sc = self.syscall
@@ -216,9 +222,6 @@ class Loader:
             return [sc.raw_tracepoint_open(fd, None if typed else probe.target)]
         if probe.kind == "clock":
             return list(sc.attach_cpu_clock(fd, int(probe.target)))
-        note = mount_tracefs(self.probes.TRACEFS)
-        if note:
-            self.notes.append(note)
         return [sc.attach_tracepoint(fd, self.probes.TRACEFS, probe.target)]
 
 
@@ -227,8 +230,14 @@ def _send(sock: socket.socket, message: dict[str, Any], fds: list[int]) -> None:
 
 
 def _send_maps(sock: socket.socket, module: Any) -> None:
+    import ctypes as ct
+
     from bcc import lib
 
+    lib.bpf_table_name.restype = ct.c_char_p
+    for function in (lib.bpf_table_name, lib.bpf_table_key_size_id, lib.bpf_table_leaf_size_id,
+                     lib.bpf_table_max_entries_id, lib.bpf_table_fd_id):
+        function.argtypes = [ct.c_void_p, ct.c_size_t]
     for i in range(lib.bpf_num_tables(module.module)):
         _send(sock, {
             "kind": "map", "name": lib.bpf_table_name(module.module, i).decode(),
@@ -282,7 +291,11 @@ def run(sock: socket.socket, options: dict[str, Any], log: int) -> None:
         if probe.name in loaded:
             try:
                 fd = loaded[probe.name]
-                fds = [fd, *loader.attach(probe, fd, "KTOP_TYPED" in flavour)]
+                if probe.kind == "tracepoint":
+                    loader.need_tracefs()
+                # What is on demand the collector attaches itself, when somebody looks.
+                fds = [fd] if probe.on_demand else [
+                    fd, *loader.attach(probe, fd, "KTOP_TYPED" in flavour)]
             except OSError as err:
                 reason = f"{errno.errorcode.get(err.errno or 0, '?')}: {err.strerror or err}"
         _send(sock, {"kind": "probe", "name": probe.name, "reason": reason, "live": bool(fds)}, fds)

@@ -17,7 +17,7 @@
 /* @kernel
  * task_struct: pid tgid comm __state|state flags real_parent|parent group_leader cgroups signal cred mm
  * task_struct: start_boottime|real_start_time se sched_info exit_code in_iowait
- * task_struct: utime stime nvcsw nivcsw maj_flt ioac? thread_info? recent_used_cpu? on_cpu stack
+ * task_struct: utime stime nvcsw nivcsw maj_flt ioac? thread_info? on_cpu exit_state
  * thread_info: cpu?
  * sched_info: run_delay pcount last_queued
  * sched_entity: sum_exec_runtime nr_migrations cfs_rq
@@ -25,7 +25,7 @@
  * rq: nr_running clock
  * task_io_accounting: read_bytes write_bytes
  * signal_struct: live nr_threads group_exit_code flags utime stime sum_sched_runtime nvcsw nivcsw
- * signal_struct: maj_flt ioac?
+ * signal_struct: maj_flt
  * cred: euid
  * css_set: dfl_cgrp subsys
  * cgroup_subsys_state: cgroup
@@ -72,6 +72,37 @@ BPF_TASK_STORAGE(accounts, struct ktop_account);
 BPF_TABLE("lru_hash", u32, struct ktop_account, accounts, 32768);
 BPF_PERCPU_ARRAY(blank_account, struct ktop_account, 1);
 #endif
+
+BPF_ARRAY(syscall_reason, u8, 1024);  /* syscall number -> enum ktop_reason */
+
+/* The syscall a thread is in; -1 in a page fault or a kernel thread. */
+static __always_inline s32 syscall_of(struct task_struct *task)
+{
+#if defined(KTOP_TYPED) && defined(KTOP_HAS_pt_regs_orig_ax)
+    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
+    return regs->orig_ax;
+#else
+    return -1;
+#endif
+}
+
+static __always_inline u32 off_cpu_reason(struct task_struct *task, u32 state, s32 nr)
+{
+    u32 key = nr;
+    if (state & 4 || state & 8)          /* TASK_STOPPED, TASK_TRACED */
+        return KTOP_STOPPED;
+    if (state & 2 && !(state & 0x400)) { /* TASK_UNINTERRUPTIBLE, not TASK_NOLOAD (idle kthread) */
+#ifdef KTOP_TYPED
+        return task->in_iowait ? KTOP_DISK : KTOP_UNINTERRUPTIBLE;
+#else
+        return KTOP_UNINTERRUPTIBLE;
+#endif
+    }
+    if (F(task, flags) & KTOP_PF_KTHREAD)
+        return KTOP_SLEEP;
+    u8 *reason = syscall_reason.lookup(&key);
+    return reason && *reason ? *reason : KTOP_OTHER;
+}
 
 /* Created where no run queue lock is held: at fork, and by the iterator for older threads. */
 static __always_inline struct ktop_account *account_of(struct task_struct *task, bool create)

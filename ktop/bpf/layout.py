@@ -35,8 +35,8 @@ TASK = (
     ("off_ns", "Q"), ("pend_ns", "Q"), ("seen_delay_ns", "Q"), ("slept_ns", "9Q"),
     ("dead_cpu_ns", "Q"), ("dead_utime_ns", "Q"), ("dead_stime_ns", "Q"),
     ("dead_voluntary", "Q"), ("dead_involuntary", "Q"), ("dead_major_faults", "Q"),
-    ("dead_read_bytes", "Q"), ("dead_write_bytes", "Q"),
 )
+RECORD_SIZE = 8 + 4 * TASK_HIST_SLOTS  # both kinds of record are this long
 TASK_FLAG_KTHREAD, TASK_FLAG_IOWAIT, TASK_FLAG_TRACKED = 1, 2, 4
 
 EVENT = (
@@ -52,7 +52,7 @@ def packer(fields: tuple[tuple[str, str], ...]) -> struct.Struct:
     return struct.Struct("@" + "".join(fmt for _, fmt in fields))
 
 
-TASK_STRUCT = packer(TASK)
+TASK_STRUCT = packer((*TASK, ("", f"{RECORD_SIZE - packer(TASK).size}x")))
 EVENT_STRUCT = packer(EVENT)
 
 # What the C side is told, and asserts.
@@ -65,7 +65,8 @@ DEFINES = {
     "KTOP_RUNQLEN_SLOTS": RUNQLEN_SLOTS,
     "KTOP_ARGS_MAX": ARGS_MAX,
     "KTOP_FILENAME_MAX": FILENAME_MAX,
-    "KTOP_TASK_SIZE": TASK_STRUCT.size,
+    "KTOP_TASK_SIZE": packer(TASK).size,
+    "KTOP_RECORD_SIZE": RECORD_SIZE,
     "KTOP_EVENT_SIZE": EVENT_STRUCT.size,
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Processes layer: every thread's state and counters by one iterator read, and the life of
  * processes (fork, exec, failed exec, exit) as events. */
-BPF_RINGBUF_OUTPUT(events, KTOP_RING_PAGES);
+BPF_RINGBUF_OUTPUT(events, KTOP_RING_PAGES);  /* read by ktop/bpf/ringbuf.py, without wake-ups */
 
 struct ktop_task {
     u32 tag, pid, tgid, ppid, uid, state, flags;
@@ -15,7 +15,7 @@ struct ktop_task {
     s64 rss_pages;
     u64 waiting_ns, off_ns, pend_ns, seen_delay_ns, slept_ns[KTOP_REASONS];
     u64 dead_cpu_ns, dead_utime_ns, dead_stime_ns, dead_voluntary, dead_involuntary;
-    u64 dead_major_faults, dead_read_bytes, dead_write_bytes;
+    u64 dead_major_faults;
 };
 _Static_assert(sizeof(struct ktop_task) == KTOP_TASK_SIZE, "layout.TASK");
 
@@ -24,7 +24,7 @@ struct ktop_task_hist {
     u32 tag, pid;
     u32 hist[KTOP_TASK_HIST_SLOTS];
 };
-_Static_assert(sizeof(struct ktop_task_hist) == KTOP_TASK_SIZE, "layout.TASK_HIST_SLOTS");
+_Static_assert(sizeof(struct ktop_task_hist) == KTOP_RECORD_SIZE, "layout.RECORD_SIZE");
 
 union ktop_record {
     struct ktop_task task;
@@ -62,10 +62,7 @@ static __always_inline void fill_leader(struct ktop_task *r, struct task_struct 
     r->dead_voluntary = F(sig, nvcsw);
     r->dead_involuntary = F(sig, nivcsw);
     r->dead_major_faults = F(sig, maj_flt);
-#ifdef KTOP_HAS_signal_struct_ioac
-    r->dead_read_bytes = F(sig, ioac.read_bytes);
-    r->dead_write_bytes = F(sig, ioac.write_bytes);
-#endif
+    /* Not signal->ioac: wait(2) adds the children's I/O to it (kernel/exit.c). */
 }
 
 static __always_inline void fill_account(struct ktop_task *r, struct ktop_account *a)
@@ -92,7 +89,7 @@ static __always_inline void fill_thread(struct ktop_task *r, struct task_struct 
     r->tgid = F(task, tgid);
     r->ppid = F(parent, tgid);
     r->uid = F(cred, euid);
-    r->state = F(task, __state);
+    r->state = (u32)F(task, __state) | (u32)F(task, exit_state);
     r->flags = F(task, flags) & KTOP_PF_KTHREAD ? 1 : 0;
 #ifdef KTOP_TYPED
     r->flags |= task->in_iowait ? 2 : 0;
@@ -126,6 +123,21 @@ static __always_inline void fill_thread(struct ktop_task *r, struct task_struct 
     }
 }
 
+/* A thread older than ktop: what it has waited so far is not ours, what it is doing now is. */
+static __always_inline void open_account(struct ktop_task *r, struct task_struct *task)
+{
+    struct ktop_account *a = account_of(task, true);
+    if (!a)
+        return;
+    a->run_delay_ns = r->run_delay_ns;
+    a->syscall = syscall_of(task);
+    if (F(task, on_cpu))
+        return;
+    a->reason = r->state ? off_cpu_reason(task, r->state, a->syscall) : KTOP_RUNNABLE;
+    a->off_ns = bpf_ktime_get_ns();
+    fill_account(r, a);
+}
+
 static __always_inline int one_task(struct seq_file *seq, struct task_struct *task)
 {
     u32 zero = 0;
@@ -140,9 +152,8 @@ static __always_inline int one_task(struct seq_file *seq, struct task_struct *ta
     if (a) {
         fill_account(&r->task, a);
     } else {
-        a = account_of(task, true);  /* older than ktop: what it waited so far is not ours */
-        if (a)
-            a->run_delay_ns = r->task.run_delay_ns;
+        open_account(&r->task, task);
+        a = NULL;
     }
     bpf_seq_write(seq, r, sizeof(*r));
     if (!a || !a->dirty)

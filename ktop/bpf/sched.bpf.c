@@ -17,36 +17,6 @@ struct ktop_cpu {
 };
 BPF_PERCPU_ARRAY(cpus, struct ktop_cpu, 1);
 BPF_ARRAY(epoch, u32, 1);           /* the collector's tick counter */
-BPF_ARRAY(syscall_reason, u8, 1024);  /* syscall number -> enum ktop_reason */
-
-/* The syscall a thread is in; -1 in a page fault or a kernel thread. */
-static __always_inline s32 syscall_of(struct task_struct *task)
-{
-#if defined(KTOP_TYPED) && defined(KTOP_HAS_pt_regs_orig_ax)
-    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
-    return regs->orig_ax;
-#else
-    return -1;
-#endif
-}
-
-static __always_inline u32 off_cpu_reason(struct task_struct *task, u32 state, s32 nr)
-{
-    u32 key = nr;
-    if (state & 4 || state & 8)          /* TASK_STOPPED, TASK_TRACED */
-        return KTOP_STOPPED;
-    if (state & 2 && !(state & 0x400)) { /* TASK_UNINTERRUPTIBLE, not TASK_NOLOAD (idle kthread) */
-#ifdef KTOP_TYPED
-        return task->in_iowait ? KTOP_DISK : KTOP_UNINTERRUPTIBLE;
-#else
-        return KTOP_UNINTERRUPTIBLE;
-#endif
-    }
-    if (F(task, flags) & KTOP_PF_KTHREAD)
-        return KTOP_SLEEP;
-    u8 *reason = syscall_reason.lookup(&key);
-    return reason && *reason ? *reason : KTOP_OTHER;
-}
 
 /* A thread leaves the CPU: the wait before its slice is final, its last absence can be split. */
 static __always_inline void leave(struct task_struct *prev, struct ktop_cpu *cpu, bool preempted,

@@ -1,0 +1,239 @@
+"""The collector's side of BPF: starts the compile child, takes over its fds, reads the kernel.
+
+No bcc and no LLVM here: maps are read by bpf(2), iterators by read(2), the ring buffer by mmap.
+Everything is held by file descriptors only (nothing is pinned), so that when this process ends,
+however it ends, the kernel detaches and frees it all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from ktop.bpf import syscall
+from ktop.bpf.probes import PROBES, TRACEFS
+from ktop.text import clean
+
+COMPILE_TIMEOUT_S = 60.0
+_CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "compile.py")
+_MAX_MESSAGE = 1 << 20
+_MAX_FDS = 250
+
+
+@dataclass(frozen=True)
+class Map:
+    """A map's fd and shape; value_size is of one CPU's value, as declared."""
+
+    name: str
+    fd: int
+    key_size: int
+    value_size: int
+    max_entries: int
+
+
+@dataclass
+class Loaded:
+    """What the compile child handed over. fds: program first, then what holds it attached."""
+
+    maps: dict[str, Map] = field(default_factory=dict)
+    probes: dict[str, list[int]] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    syscalls: dict[int, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    fatal: str | None = None
+
+
+def system_python() -> str | None:
+    """The interpreter that the distribution's bcc belongs to."""
+    for path in ("/usr/bin/python3", shutil.which("python3") or ""):
+        if path and os.path.exists(path):
+            return path
+    return None
+
+
+class Engine:
+    """Loads the programs through the child and owns every fd until `close`."""
+
+    def __init__(self, options: dict[str, Any] | None = None) -> None:
+        self._options = options or {}
+        self._child: subprocess.Popen[bytes] | None = None
+        self._sock: socket.socket | None = None
+        self.loaded = Loaded()
+
+    def start(self) -> None:
+        """Start the child; `wait` collects. Never raises: what fails is in `loaded.fatal`."""
+        python = system_python()
+        if python is None:
+            self.loaded.fatal = "no /usr/bin/python3 to run bcc with"
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        try:
+            # -I: neither our environment nor the current directory can lend it modules.
+            self._child = subprocess.Popen(
+                [python, "-I", "-B", _CHILD, str(theirs.fileno()), json.dumps(self._options)],
+                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                cwd="/", env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"})
+        except OSError as err:
+            self.loaded.fatal = f"{python}: {err.strerror}"
+            ours.close()
+            return
+        finally:
+            theirs.close()
+        self._sock = ours
+
+    def wait(self, timeout_s: float = COMPILE_TIMEOUT_S) -> Loaded:
+        """Everything the child sends, until it has left."""
+        if self._sock is not None:
+            self._sock.settimeout(timeout_s)
+            try:
+                while self._receive():
+                    pass
+            except OSError as err:
+                self.loaded.fatal = f"the compile child did not finish: {err}"
+            finally:
+                self._end_child()
+        if not self.loaded.maps and self.loaded.fatal is None:
+            self.loaded.fatal = "the compile child ended without a word"
+        return self.loaded
+
+    def _receive(self) -> bool:
+        assert self._sock is not None
+        data, fds, _, _ = socket.recv_fds(self._sock, _MAX_MESSAGE, _MAX_FDS)
+        if not data:
+            return False
+        message = json.loads(data)
+        kind = message.pop("kind")
+        if kind == "map":
+            self.loaded.maps[message["name"]] = Map(fd=fds[0], **message)
+        elif kind == "probe":
+            if message["live"]:
+                self.loaded.probes[message["name"]] = fds
+            else:
+                self.loaded.reasons[message["name"]] = clean(message["reason"], 300)
+        elif kind == "facts":
+            self.loaded.syscalls = {int(k): v for k, v in message.pop("syscalls").items()}
+            self.loaded.facts = message
+        elif kind == "fatal":
+            self.loaded.fatal = clean(message["reason"], 300)
+        return True
+
+    def _end_child(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+        if self._child is not None:
+            try:
+                self._child.wait(5)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
+            self._child = None
+
+    def live(self, probe: str) -> bool:
+        """Whether a probe is attached."""
+        return len(self.loaded.probes.get(probe, ())) > 1
+
+    def watch(self, layers: Collection[str]) -> None:
+        """Attach the on-demand probes of these layers, detach those of all others."""
+        for p in PROBES:
+            fds = self.loaded.probes.get(p.name)
+            if not p.on_demand or not fds:
+                continue
+            if p.layer in layers and len(fds) == 1:
+                try:
+                    fds.append(syscall.attach_tracepoint(fds[0], TRACEFS, p.target))
+                except OSError as err:
+                    self.loaded.reasons[p.name] = f"{p.attach_point}: {err.strerror}"
+            elif p.layer not in layers and len(fds) > 1:
+                os.close(fds.pop())
+
+    def read_iter(self, probe: str) -> bytes:
+        """One run of an iterator program: all that it wrote."""
+        fd = syscall.iter_create(self.loaded.probes[probe][1])
+        chunks: list[bytes] = []
+        try:
+            while chunk := os.read(fd, 1 << 18):
+                chunks.append(chunk)
+        finally:
+            os.close(fd)
+        return b"".join(chunks)
+
+    def read_percpu(self, name: str, index: int = 0) -> list[memoryview]:
+        """One element of a per-CPU array: each possible CPU's value."""
+        m = self.loaded.maps[name]
+        stride = (m.value_size + 7) & ~7
+        cpus = syscall.possible_cpus()
+        raw = memoryview(syscall.map_lookup(
+            m.fd, index.to_bytes(4, sys.byteorder), stride * cpus))
+        return [raw[cpu * stride:cpu * stride + m.value_size] for cpu in range(cpus)]
+
+    def read_hash(self, name: str) -> list[tuple[bytes, memoryview]]:
+        """Every (key, value) of a hash map, in batches."""
+        m = self.loaded.maps[name]
+        keys, values, count = syscall.map_lookup_batch(
+            m.fd, m.key_size, m.value_size, min(m.max_entries, 4096))
+        view = memoryview(values)
+        return [(keys[i * m.key_size:(i + 1) * m.key_size],
+                 view[i * m.value_size:(i + 1) * m.value_size]) for i in range(count)]
+
+    def write_u32(self, name: str, value: int) -> None:
+        """Set element 0 of an array of u32."""
+        syscall.map_update(self.loaded.maps[name].fd, bytes(4), value.to_bytes(4, sys.byteorder))
+
+    def run_times(self) -> dict[str, tuple[int, int]]:
+        """(run_time_ns, run_cnt) of every live program; they only count while statistics are on."""
+        found = {}
+        for name, fds in self.loaded.probes.items():
+            info = syscall.prog_info(fds[0])
+            found[name] = (info["run_time_ns"], info["run_cnt"])
+        return found
+
+    def map_bytes(self) -> int | None:
+        """Kernel memory of our maps, from /proc/self/fdinfo (memlock); None where it is not told."""
+        total = 0
+        for m in self.loaded.maps.values():
+            try:
+                with open(f"/proc/self/fdinfo/{m.fd}", encoding="ascii") as f:
+                    fields = dict(line.split(":", 1) for line in f if ":" in line)
+                total += int(fields["memlock"])
+            except (OSError, KeyError, ValueError):
+                return None
+        return total
+
+    def close(self) -> None:
+        """Detach and free everything."""
+        if self._child is not None:
+            self._child.kill()
+        self._end_child()
+        for fds in self.loaded.probes.values():
+            for fd in reversed(fds):
+                os.close(fd)
+        for m in self.loaded.maps.values():
+            os.close(m.fd)
+        self.loaded = Loaded(fatal="closed")
+
+
+def probe_table(loaded: Loaded) -> list[dict[str, str]]:
+    """Every probe with its fate: live, off (on demand), fallback or absent, and why."""
+    rows = []
+    for p in PROBES:
+        held = loaded.probes.get(p.name, ())
+        reason = loaded.reasons.get(p.name, "")
+        if len(held) > 1:
+            status, reason = "live", ""
+        elif held and not reason:
+            status, reason = "off", f"attached while {p.layer} is looked at: {p.on_demand}"
+        else:
+            status = "absent" if p.fallback == "none" else "fallback"
+            reason = reason or loaded.fatal or "not loaded"
+        rows.append({"name": p.name, "layer": p.layer, "attach": p.attach_point, "status": status,
+                     "reason": reason, "shows": p.shows, "fallback": p.fallback, "blind": p.blind})
+    return rows

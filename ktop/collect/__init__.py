@@ -1,0 +1,1 @@
+"""Kernel data -> Frame, one module per layer. Everything here runs in the collector process."""
