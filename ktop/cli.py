@@ -1,0 +1,109 @@
+"""Arguments and subcommands, nothing else. Whatever is heavy is imported by the one who needs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from ktop import __version__
+
+MIN_INTERVAL, MAX_INTERVAL = 0.1, 60.0
+USAGE_ERROR = 2
+EPILOG = """\
+Keys: 1-6 panes, Space pause, + - interval, < > sort column, ? help, q quit.
+Live kernel figures need root (sudo ktop); without it ktop runs on /proc and says what is missing.
+Environment: NO_COLOR, ESCDELAY (ms), KTOP_DEBUG=1 (show tracebacks).
+"""
+
+
+def seconds(text: str) -> float:
+    """An interval in seconds, for argparse: 0.1 to 60."""
+    try:
+        value = float(text.removesuffix("s"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+    if not MIN_INTERVAL <= value <= MAX_INTERVAL:  # also refuses nan
+        raise argparse.ArgumentTypeError(
+            f"{text} is not between {MIN_INTERVAL:g} and {MAX_INTERVAL:g} seconds")
+    return value
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake costs the user one line and not the whole usage."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """One line on stderr, exit status 2."""
+        self.exit(USAGE_ERROR, f"{self.prog}: {message} (try {self.prog} --help)\n")
+
+
+def _sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--interval", type=seconds, default=1.0, metavar="S",
+                        help="seconds between two samples, 0.1 to 60 (default 1)")
+    parser.add_argument("--no-bpf", dest="bpf", action="store_false",
+                        help="load nothing into the kernel: psutil and /proc only")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = Parser(prog="ktop", description="top for the kernel", epilog=EPILOG,
+                    formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"ktop {__version__}")
+    _sampling(parser)
+    parser.add_argument("--ascii", action="store_true", default=None,
+                        help="ASCII glyphs and borders only (default: by the locale)")
+    parser.add_argument("--mouse", action=argparse.BooleanOptionalAction, default=None,
+                        help="mouse support (default: on, but off over SSH)")
+    commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
+    snapshot = commands.add_parser("snapshot", help="one interval of everything, for scripts",
+                                   allow_abbrev=False)
+    snapshot.add_argument("--json", action="store_true", help="as JSON (the only format so far)")
+    _sampling(snapshot)
+    doctor = commands.add_parser("doctor", help="what works here, what does not, and why",
+                                 allow_abbrev=False)
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+def _live(args: argparse.Namespace) -> int:
+    from ktop import launch
+
+    return launch.run(launch.Options(
+        interval_ns=round(args.interval * 1e9), bpf=args.bpf, ascii=args.ascii, mouse=args.mouse))
+
+
+def _snapshot(args: argparse.Namespace) -> int:
+    from ktop import snapshot
+
+    return snapshot.main(args.interval, args.bpf)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from ktop import doctor
+
+    return doctor.main(args.json)
+
+
+COMMANDS: dict[str | None, Callable[[argparse.Namespace], int]] = {
+    None: _live, "snapshot": _snapshot, "doctor": _doctor}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ktop with these arguments; the exit status. A traceback never reaches the user."""
+    args = build_parser().parse_args(argv)
+    try:
+        status = COMMANDS[args.command](args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Python would complain again while it closes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except Exception as err:
+        from ktop import crash
+
+        print(crash.report("ktop", err), file=sys.stderr)
+        return 1
+    return status
