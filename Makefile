@@ -83,7 +83,7 @@ define apt
   { $$root env DEBIAN_FRONTEND=noninteractive apt-get update -qq; \
     $$root env DEBIAN_FRONTEND=noninteractive $$command$(1); } </dev/null >$(LOG) 2>&1 \
   || { tail -5 $(LOG) >&2; \
-       echo "make: apt failed. Try: $$root apt-get update && $$root $$command$(1)" >&2; exit 1; } )
+       echo "make: apt failed. As root: apt-get update && $$command$(1)" >&2; exit 1; } )
 endef
 LOG = $${TMPDIR:-/tmp}/ktop-apt-$$(id -u).log
 
@@ -97,7 +97,8 @@ for p in python3 python3.14 python3.13 python3.12 python3.11; do \
     python=$$p; break; fi; \
 done; \
 if [ -z "$$python" ]; then \
-  echo "make: ktop needs Python 3.11 or newer, here is $$(python3 --version 2>&1). As root:" \
+  echo "make: ktop needs Python 3.11 or newer, here is" \
+    "$$(python3 --version 2>/dev/null || echo none). As root:" \
     "apt-get install python3.12 python3.12-venv (or 3.11, 3.13: what your release has)" >&2; \
   exit 1; \
 fi; \
@@ -112,5 +113,5 @@ echo "make: installing ktop into $(VENV)"; \
 $(BIN)/python -m pip install -q --disable-pip-version-check -e '$(1)' || { \
   echo "make: pip failed. It needs a package index; the command is:" \
     "$(BIN)/python -m pip install -e '$(1)'" >&2; exit 1; }; \
-printf '%s\n' "$(NOW)" > $$stamp
+printf '%s\n' "$(NOW)" | tee $$stamp > $(VENV)/.made-run
 endef

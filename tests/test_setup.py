@@ -1,0 +1,71 @@
+"""Set-up, as far as it can be tested without making a second environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def make(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *args], cwd=ROOT, capture_output=True, text=True, check=False,
+                          stdin=subprocess.DEVNULL, env={**os.environ, **env})
+
+
+def test_help_is_the_default_and_lists_the_targets():
+    text = make().stdout
+    assert text == make("help").stdout
+    for target in ("setup", "run", "test", "check", "bench", "clean"):
+        assert f"make {target}" in text
+
+
+@pytest.mark.skipif(not (ROOT / ".venv/.made-dev").exists(), reason="not set up by make")
+def test_setup_with_nothing_to_do_does_nothing():
+    # A dry PATH without pip or apt would fail if it did anything; the stamp must stay as it is.
+    stamp = ROOT / ".venv/.made-dev"
+    before = stamp.stat().st_mtime_ns
+    done = make("setup-dev", "RUN_PACKAGES=", "TEST_PACKAGES=")
+    if "installing" in done.stdout:
+        pytest.skip("pyproject.toml has changed since the last set-up")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert stamp.stat().st_mtime_ns == before
+
+
+@pytest.mark.skipif(not Path("/usr/bin/dpkg-query").exists(), reason="no dpkg")
+def test_a_missing_package_names_the_command_and_setup_goes_on(tmp_path):
+    # `sudo` and apt-get are stand-ins that refuse: what remains is the message.
+    for name in ("sudo", "apt-get"):
+        tool = tmp_path / name
+        tool.write_text("#!/bin/sh\nexit 1\n")
+        tool.chmod(0o755)
+    done = make("setup", "RUN_PACKAGES=ktop-no-such-package",
+                PATH=f"{tmp_path}:{os.environ['PATH']}", TMPDIR=str(tmp_path))
+    assert "apt-get install -y --no-install-recommends ktop-no-such-package" in done.stderr
+    assert "going on without ktop-no-such-package" in done.stderr
+    assert done.returncode == 0
+
+
+def test_no_dependency_is_called_bcc():
+    # `bcc` on PyPI is an unrelated crystal-lattice package.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert not [name for name in names if name.lower().startswith(("bcc", "bpfcc"))]
+
+
+def test_ci_script_is_executable_bash():
+    script = ROOT / ".ci/run"
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+
+
+def test_bpf_sources_lie_beside_the_modules_that_are_installed():
+    code = "import ktop.bpf, pathlib; print(pathlib.Path(ktop.bpf.__file__).parent)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = {p.name for p in Path(done.stdout.strip()).glob("*.bpf.*")}
+    assert {"ktop.bpf.h", "sched.bpf.c", "processes.bpf.c"} <= found
