@@ -1,0 +1,1 @@
+"""Every performance figure in the README comes out of here: `make bench`."""

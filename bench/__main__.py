@@ -1,0 +1,109 @@
+"""`make bench`: run the benches, print the table, write results.json and the README's table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from bench import hooks, memory, screen, slowdown, start, tick
+from bench.common import ROOT, Missing, Row, ratio
+
+BENCHES = {"start": start, "hooks": hooks, "tick": tick, "screen": screen, "memory": memory,
+           "slowdown": slowdown}
+BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+RESULTS = Path(__file__).with_name("results.json")
+
+
+def figure(values: list[float] | str, unit: str) -> str:
+    """Median, lowest and highest; or `-` for what could not be measured."""
+    if isinstance(values, str) or not values:
+        return "-"
+
+    def short(value: float) -> str:
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+    middle, low, high = statistics.median(values), min(values), max(values)
+    spread = f" ({short(low)} to {short(high)})" if len(values) > 1 else ""
+    return f"{short(middle)}{spread}"
+
+
+def times(row: Row, peer: list[float] | str) -> str:
+    """The peer's figure over ours."""
+    if isinstance(row.ktop, str) or isinstance(peer, str) or not row.ktop or not peer:
+        return "-"
+    found = ratio(row.ktop, peer)
+    return "-" if found is None or row.unit == "%" else f"{found:.2g}x"
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Markdown; a line for each peer of each row, and why where there is a `-`."""
+    lines = ["| | unit | ktop | peer | its figure | peer / ktop |", "|---|---|---|---|---|---|"]
+    reasons: dict[str, None] = {}
+    for row in rows:
+        ours = figure(row.ktop, row.unit)
+        if isinstance(row.ktop, str):
+            reasons[f"ktop: {row.ktop}"] = None
+        for i, (name, values) in enumerate((row.peers or {"": ""}).items()):
+            if isinstance(values, str) and values:
+                reasons[f"{name}: {values}"] = None
+            first = (row.what, row.unit, ours) if not i else ("", "", "")
+            cells = (*first, name, figure(values, row.unit) if name else "", times(row, values)
+                     if name else "")
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return lines + [""] + [f"`-`: {reason}  " for reason in reasons]
+
+
+def write_readme(lines: list[str]) -> None:
+    """Replace what is between the markers, if they are there."""
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if begin and end:
+        body = "\n".join(line.rstrip() for line in lines).strip()
+        readme.write_text(f"{head}{BEGIN}\n{body}\n{END}{tail}", encoding="utf-8")
+
+
+def measure(names: list[str], quick: bool) -> list[Row]:
+    """The rows of these benches; one that fails says so and the rest go on."""
+    rows: list[Row] = []
+    for name in names:
+        begun = time.perf_counter()
+        try:
+            rows += BENCHES[name].run(quick)
+        except Missing as err:
+            rows.append(Row(name, "", str(err)))
+        print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+    return rows
+
+
+def main() -> None:
+    """Parse, measure, print, write."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(BENCHES))
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, no proof")
+    chosen = parser.parse_args()
+    if unknown := [name for name in chosen.names if name not in BENCHES]:
+        parser.error(f"no bench called {unknown[0]}: {', '.join(BENCHES)}")
+    rows = measure(chosen.names or list(BENCHES), chosen.quick)
+    kernel = platform.release().partition("-")[0]
+    machine = f"{os.cpu_count()} CPUs, Linux {kernel}, Python " \
+              f"{platform.python_version()}"
+    lines = [f"{machine}. Median (lowest to highest); more than 1x: ktop is the cheaper one.", "",
+             *table(rows)]
+    print("\n".join(lines))
+    if chosen.names or chosen.quick:
+        return  # a part or a quick look is not what the README stands on
+    RESULTS.write_text(json.dumps({"machine": machine, "rows": [vars(row) for row in rows]},
+                                  indent=1) + "\n", encoding="ascii")
+    write_readme(lines)
+
+
+if __name__ == "__main__":
+    main()
