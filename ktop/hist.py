@@ -35,6 +35,11 @@ def bounds(index: int) -> tuple[int, int]:
     return low, low + width
 
 
+def midpoint_sum(counts: dict[int, int]) -> int:
+    """Estimate of the samples' sum in ns where only the buckets are known."""
+    return sum(n * sum(bounds(i)) // 2 for i, n in counts.items())
+
+
 def from_counts(counts: Sequence[int], sum_ns: int = 0, max_ns: int | None = None) -> Hist:
     """A Hist from a dense array of bucket counts."""
     return Hist({i: n for i, n in enumerate(counts) if n > 0}, sum_ns, max_ns)

@@ -175,6 +175,12 @@ class Engine:
             m.fd, index.to_bytes(4, sys.byteorder), stride * cpus))
         return [raw[cpu * stride:cpu * stride + m.value_size] for cpu in range(cpus)]
 
+    def clear_percpu(self, name: str, index: int) -> None:
+        """Zero one element of a per-CPU array on every CPU."""
+        m = self.loaded.maps[name]
+        size = ((m.value_size + 7) & ~7) * syscall.possible_cpus()
+        syscall.map_update(m.fd, index.to_bytes(4, sys.byteorder), bytes(size))
+
     def read_hash(self, name: str) -> list[tuple[bytes, memoryview]]:
         """Every (key, value) of a hash map, in batches."""
         m = self.loaded.maps[name]

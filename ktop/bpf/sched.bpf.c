@@ -11,12 +11,24 @@ struct ktop_cpu {
     u64 switches;
     u64 waits;                      /* time slices begun after a wait, however short */
     u64 wait_ns;                    /* sum of those waits */
-    u64 max_ns[2];                  /* longest wait, by the parity of the collector's tick */
     u64 hist[KTOP_HIST_SLOTS];
     u64 runqlen[KTOP_RUNQLEN_SLOTS];  /* samples in which nr_running was 0, 1, 2... */
 };
 BPF_PERCPU_ARRAY(cpus, struct ktop_cpu, 1);
 BPF_ARRAY(epoch, u32, 1);           /* the collector's tick counter */
+/* Longest wait by the parity of the tick: the collector reads and clears the one not in use. */
+BPF_PERCPU_ARRAY(longest_wait, u64, 2);
+
+static __always_inline void note_longest(u64 wait)
+{
+    u32 zero = 0, parity = 0;
+    u32 *tick = epoch.lookup(&zero);
+    if (tick)
+        parity = *tick & 1;
+    u64 *longest = longest_wait.lookup(&parity);
+    if (longest && wait > *longest)
+        *longest = wait;
+}
 
 /* A thread leaves the CPU: the wait before its slice is final, its last absence can be split. */
 static __always_inline void leave(struct task_struct *prev, struct ktop_cpu *cpu, bool preempted,
@@ -29,7 +41,7 @@ static __always_inline void leave(struct task_struct *prev, struct ktop_cpu *cpu
     }
     u64 delay = F(prev, sched_info.run_delay);
     u64 wait = delay - a->run_delay_ns;
-    u32 slot = hist_slot(wait, KTOP_HIST_SLOTS), zero = 0;
+    u32 slot = hist_slot(wait, KTOP_HIST_SLOTS);
     a->run_delay_ns = delay;
     a->hist[slot < KTOP_TASK_HIST_SLOTS ? slot : KTOP_TASK_HIST_SLOTS - 1]++;
     a->dirty = 1;
@@ -37,10 +49,8 @@ static __always_inline void leave(struct task_struct *prev, struct ktop_cpu *cpu
         cpu->hist[slot]++;
     cpu->waits++;
     cpu->wait_ns += wait;
-    u32 *tick = epoch.lookup(&zero);
-    u32 parity = tick ? *tick & 1 : 0;
-    if (wait > cpu->max_ns[parity])
-        cpu->max_ns[parity] = wait;
+    if (slot)
+        note_longest(wait);
 
     u32 reason = a->reason;
     if (reason < KTOP_REASONS && a->pend_ns > wait)

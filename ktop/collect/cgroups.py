@@ -1,0 +1,272 @@
+"""Control groups: id -> path and name, quota and throttling, sums over their processes.
+
+A cgroup's id is the inode number of its directory, which the kernel turns back into a path by
+file handle (open_by_handle_at with FILEID_KERNFS, fs/kernfs/mount.c, 5.5 and later): one look-up
+per new cgroup and never a walk of the tree. Where that is refused, the tree is walked, rarely.
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+import os
+import re
+import struct
+from dataclasses import dataclass, field
+
+from ktop import hist
+from ktop.model import Cgroup, Hist, Process
+from ktop.text import clean
+
+_FILEID_KERNFS = 0xFE
+_libc = ct.CDLL(None, use_errno=True)
+_RECHECK_NS = 10_000_000_000  # a quota may be set on a cgroup at any time
+_WALK_NS = 5_000_000_000
+
+# What container runtimes, systemd and Kubernetes call their directories.
+_CONTAINER = re.compile(
+    r"(?:^|[-/])(?:(docker|cri-containerd|crio|libpod|containerd|lxc|nerdctl)[-./:])?"
+    r"([0-9a-f]{64})(?:\.scope)?$")
+_POD = re.compile(r"pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12})")
+_RUNTIMES = {"cri-containerd": "containerd", "libpod": "podman", "crio": "cri-o"}
+
+
+def name_of(path: str) -> str:
+    """A short name: `docker:0123456789ab`, `pod 1a2b3c4d/0123456789ab`, `nginx.service`, or the path."""
+    found = _CONTAINER.search(path)
+    pod = _POD.search(path)
+    if found:
+        runtime = found.group(1) or ("docker" if "/docker/" in path else
+                                     "podman" if "libpod" in path else "")
+        runtime = _RUNTIMES.get(runtime, runtime) or "container"
+        short = found.group(2)[:12]
+        return f"pod {pod.group(1)[:8]}/{short}" if pod else f"{runtime}:{short}"
+    if pod:
+        return f"pod {pod.group(1)[:8]}"
+    last = path.rstrip("/").rsplit("/", 1)[-1]
+    return last or "/"
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """The hierarchy whose cgroups tasks are shown by. v1: the cpu controller's."""
+
+    root: str
+    v1: bool
+
+
+def find_hierarchy(mounts: str = "/proc/mounts") -> Hierarchy | None:
+    """cgroup v2 if it has the cpu controller or is all there is, else v1's cpu hierarchy."""
+    unified, cpu = None, None
+    with open(mounts, encoding="utf-8", errors="backslashreplace") as f:
+        for line in f:
+            fields = line.split()
+            if len(fields) < 4:
+                continue
+            point = fields[1].encode().decode("unicode_escape")
+            if fields[2] == "cgroup2" and unified is None:
+                unified = point
+            elif fields[2] == "cgroup" and "cpu" in fields[3].split(",") and cpu is None:
+                cpu = point
+    if unified is not None:
+        try:
+            with open(os.path.join(unified, "cgroup.controllers"), encoding="ascii") as f:
+                if "cpu" in f.read().split() or cpu is None:
+                    return Hierarchy(unified, False)
+        except OSError:
+            pass
+    if cpu is not None:
+        return Hierarchy(cpu, True)
+    return Hierarchy(unified, False) if unified else None
+
+
+def path_by_id(mount_fd: int, cgroup: int, root: str) -> str | None:
+    """Path below `root` of a cgroup id; None when it is gone or the kernel refuses."""
+    handle = ct.create_string_buffer(struct.pack("@IiQ", 8, _FILEID_KERNFS, cgroup))
+    fd = _libc.open_by_handle_at(mount_fd, handle, os.O_RDONLY | os.O_PATH | os.O_CLOEXEC)
+    if fd < 0:
+        return None
+    try:
+        full = os.readlink(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+    return "/" + os.path.relpath(full, root) if full != root else "/"
+
+
+@dataclass
+class _Known:
+    path: str
+    quota: float | None = None
+    checked_ns: int = -_RECHECK_NS
+    stat: tuple[int, int, int] | None = None  # periods, throttled, throttled time in ns
+    parents: list[int] = field(default_factory=list)
+
+
+class Cgroups:
+    """Names cgroups and sums their processes, tick by tick."""
+
+    def __init__(self, hierarchy: Hierarchy | None) -> None:
+        self.hierarchy = hierarchy
+        self._known: dict[int, _Known] = {}
+        self._fd = -1
+        self._walked_ns = -_WALK_NS
+        self._dead: dict[int, list[int]] = {}
+        if hierarchy is not None:
+            self._fd = os.open(hierarchy.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Release the hierarchy."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _find(self, cgroup: int, now: int) -> _Known | None:
+        known = self._known.get(cgroup)
+        if known is not None or self.hierarchy is None:
+            return known
+        path = path_by_id(self._fd, cgroup, self.hierarchy.root)
+        if path is not None:
+            known = self._known[cgroup] = _Known(path)
+        elif now - self._walked_ns >= _WALK_NS:
+            self._walked_ns = now
+            root = self.hierarchy.root
+            for directory, _, _ in os.walk(root):
+                self._known.setdefault(
+                    os.stat(directory).st_ino,
+                    _Known("/" + os.path.relpath(directory, root) if directory != root else "/"))
+            known = self._known.get(cgroup)
+        return known
+
+    def path(self, cgroup: int, now: int) -> str | None:
+        """Raw path of a cgroup id, None when it cannot be known."""
+        known = self._find(cgroup, now)
+        return known.path if known else None
+
+    def _read(self, known: _Known, name: str) -> str | None:
+        try:
+            fd = os.open(known.path.lstrip("/") + "/" + name if known.path != "/" else name,
+                         os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError:
+            return None
+        try:
+            return os.read(fd, 4096).decode("ascii", "replace")
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+
+    def _quota(self, known: _Known) -> float | None:
+        """CPUs that the cgroup may use: cpu.max, or cfs_quota_us / cfs_period_us."""
+        assert self.hierarchy is not None
+        try:
+            if not self.hierarchy.v1:
+                quota, period = (self._read(known, "cpu.max") or "max 1").split()
+                return None if quota == "max" else int(quota) / int(period)
+            quota = (self._read(known, "cpu.cfs_quota_us") or "-1").strip()
+            if int(quota) <= 0:
+                return None
+            return int(quota) / int(self._read(known, "cpu.cfs_period_us") or 100_000)
+        except ValueError:
+            return None
+
+    def _stat(self, known: _Known) -> tuple[int, int, int] | None:
+        """cpu.stat: nr_periods, nr_throttled, throttled time in ns (v1 ns, v2 us)."""
+        text = self._read(known, "cpu.stat")
+        if text is None:
+            return None
+        stat = dict(line.split() for line in text.splitlines() if len(line.split()) == 2)
+        try:
+            time_ns = (int(stat["throttled_time"]) if "throttled_time" in stat
+                       else int(stat["throttled_usec"]) * 1000)
+            return int(stat["nr_periods"]), int(stat["nr_throttled"]), time_ns
+        except (KeyError, ValueError):
+            return None
+
+    def _throttling(self, row: Cgroup, known: _Known, now: int, interval: int | None) -> None:
+        if now - known.checked_ns >= _RECHECK_NS:
+            known.checked_ns = now
+            known.quota = self._quota(known)
+            if known.quota is None:
+                known.stat = None
+        row.quota_cpus = known.quota
+        if known.quota is None:
+            return
+        before, known.stat = known.stat, self._stat(known)
+        if before is None or known.stat is None or not interval:
+            return
+        periods, throttled, time_ns = (
+            max(0, a - b) for a, b in zip(known.stat, before, strict=True))
+        row.periods_per_s = periods * 1e9 / interval
+        row.throttled_per_s = throttled * 1e9 / interval
+        row.throttled_pct = time_ns * 100.0 / interval
+
+    def _ancestors(self, cgroup: int, now: int) -> list[int]:
+        """Ids of the cgroups above one, nearest first: a quota may sit on any of them."""
+        known = self._find(cgroup, now)
+        if known is None or self.hierarchy is None or known.path == "/" or known.parents:
+            return known.parents if known else []
+        path = known.path
+        while path not in ("/", ""):
+            path = os.path.dirname(path)
+            try:
+                inode = os.stat(self.hierarchy.root + path).st_ino
+            except OSError:
+                continue
+            self._known.setdefault(inode, _Known(path))
+            known.parents.append(inode)
+        return known.parents
+
+    def rows(self, processes: list[Process], dead: dict[int, list[int]], now: int,
+             interval: int | None) -> list[Cgroup]:
+        """A row for each cgroup with processes or a quota. `dead`: cumulative histograms of ended
+        threads by cgroup id."""
+        found: dict[int, Cgroup] = {}
+        hists: dict[int, list[Hist]] = {}
+        for p in processes:
+            if p.cgroup is None:
+                continue
+            row = found.get(p.cgroup)
+            if row is None:
+                row = found[p.cgroup] = self._row(p.cgroup, now)
+            row.processes += 1
+            row.threads += p.threads
+            if p.cpu_pct is not None:
+                row.cpu_pct = (row.cpu_pct or 0.0) + p.cpu_pct
+                row.runq_wait_pct = (row.runq_wait_pct or 0.0) + (p.runq_wait_pct or 0.0)
+            if p.blocked_pct is not None:
+                row.blocked_pct = (row.blocked_pct or 0.0) + p.blocked_pct
+            if p.runq is not None:
+                hists.setdefault(p.cgroup, []).append(p.runq)
+        for cgroup in list(found):
+            for above in self._ancestors(cgroup, now):
+                if above not in found:
+                    found[above] = self._row(above, now)
+        self._bury(dead, hists, found, now)
+        for cgroup, row in list(found.items()):
+            known = self._known.get(cgroup)
+            if known is not None and self._fd >= 0:
+                self._throttling(row, known, now, interval)
+            if cgroup in hists and interval:
+                row.runq = hist.merge(hists[cgroup])
+            if not row.processes and row.quota_cpus is None and row.runq is None:
+                del found[cgroup]
+        for gone in self._known.keys() - found.keys():
+            if now - self._known[gone].checked_ns > 60 * _RECHECK_NS:
+                del self._known[gone]
+        return list(found.values())
+
+    def _bury(self, dead: dict[int, list[int]], hists: dict[int, list[Hist]],
+              found: dict[int, Cgroup], now: int) -> None:
+        """Waits of threads that have ended go to the cgroup they were in."""
+        for cgroup, counts in dead.items():
+            before = self._dead.get(cgroup, [0] * len(counts))
+            grown = {i: n - b for i, (n, b) in enumerate(zip(counts, before, strict=True))
+                     if n > b}
+            if grown:
+                hists.setdefault(cgroup, []).append(Hist(grown, hist.midpoint_sum(grown)))
+                found.setdefault(cgroup, self._row(cgroup, now))
+        self._dead = dead
+
+    def _row(self, cgroup: int, now: int) -> Cgroup:
+        path = self.path(cgroup, now)
+        shown = clean(path, 1024) if path is not None else f"(gone: {cgroup})"
+        return Cgroup(id=cgroup, path=shown, name=clean(name_of(path), 64) if path else shown)

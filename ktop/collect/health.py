@@ -1,0 +1,84 @@
+"""What ktop costs and what it rests on."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+
+import psutil
+
+from ktop.bpf import syscall
+from ktop.bpf.engine import Engine, probe_table
+from ktop.model import Health, Probe
+
+# The kernel's run-time statistics cost two clock reads per program run: on one tick in ten.
+_STATS_EVERY = 10
+
+
+class HealthLayer:
+    """The collector's own account."""
+
+    def __init__(self, engine: Engine | None, banner: str | None = None,
+                 notes: list[str] | None = None) -> None:
+        self._engine, self._banner, self._notes = engine, banner, notes or []
+        self._process = psutil.Process()
+        self._last: tuple[int, float] | None = None
+        self._tick = 0
+        self._stats_fd = -1
+        self._before: dict[str, tuple[int, int]] = {}
+        self._stats_since = 0
+        self._probes_pct: float | None = None
+        self._sampled: dict[str, tuple[int, int]] = {}
+
+    def update(self, tick_ns: int | None) -> Health:
+        """The account of the interval; tick_ns is the CPU time of the tick before."""
+        now = time.monotonic_ns()
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = used.ru_utime + used.ru_stime
+        health = Health(source="procfs" if self._engine is None else "bpf", banner=self._banner,
+                        notes=list(self._notes), tick_ns=tick_ns)
+        if self._last is not None and now > self._last[0]:
+            health.collector_cpu_pct = (cpu - self._last[1]) * 1e11 / (now - self._last[0])
+        self._last = (now, cpu)
+        health.collector_rss_bytes = self._process.memory_info().rss
+        if self._engine is not None:
+            self._probes(health, now)
+        return health
+
+    def _probes(self, health: Health, now: int) -> None:
+        assert self._engine is not None
+        self._sample(now)
+        health.probes = [Probe(**row) for row in probe_table(self._engine.loaded)]
+        for probe in health.probes:
+            if probe.name in self._sampled:
+                probe.run_ns, probe.runs = self._sampled[probe.name]
+        health.probes_cpu_pct, health.probes_estimated = self._probes_pct, True
+        health.map_bytes = self._engine.map_bytes()
+
+    def _sample(self, now: int) -> None:
+        """Statistics on for one tick in ten; what they say stands for the other nine."""
+        assert self._engine is not None
+        if self._stats_fd >= 0:
+            times = self._engine.run_times()
+            spent = sum(ns - self._before.get(name, (0, 0))[0] for name, (ns, _) in times.items())
+            self._probes_pct = spent * 100.0 / max(1, now - self._stats_since)
+            self._sampled = times
+            self._end_sample()
+        elif self._tick % _STATS_EVERY == 0:
+            try:
+                self._stats_fd = syscall.enable_run_stats()  # 5.8, d46edd671a14
+                self._before = self._engine.run_times()
+                self._stats_since = now
+            except OSError:
+                self._probes_pct = None
+        self._tick += 1
+
+    def _end_sample(self) -> None:
+        if self._stats_fd >= 0:
+            os.close(self._stats_fd)
+            self._stats_fd = -1
+
+    def close(self) -> None:
+        """Switch statistics off."""
+        self._end_sample()

@@ -1,0 +1,117 @@
+"""What BPF cannot say about the host: /proc's clocks, memory, load, CPU times, user names."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import queue
+import threading
+import time
+from typing import Any
+
+import psutil
+
+from ktop.model import Clock, Cpu, Host
+from ktop.text import clean
+
+_SHARES = ("user", "system", "nice", "irq", "softirq", "iowait", "steal", "idle")
+
+
+class Clocks:
+    """The tick's time base: CLOCK_MONOTONIC, with what the other clocks are ahead of it, in ns."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int] | None = None
+        self.interval_ns: int | None = None
+        self.now = self.wall_offset = self.boot_offset = 0
+
+    def tick(self) -> Clock:
+        """Read all clocks; `interval_ns` is the time since the last call."""
+        self.now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        wall = time.clock_gettime_ns(time.CLOCK_REALTIME)
+        boot = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self.wall_offset, self.boot_offset = wall - self.now, boot - self.now
+        gap = 0
+        if self._last is None:
+            self.interval_ns = None
+        else:
+            self.interval_ns = self.now - self._last[0]
+            gap = wall - self._last[1] - self.interval_ns
+            gap = gap if abs(gap) > 50_000_000 else 0  # slewing is no gap
+        self._last = (self.now, wall)
+        return Clock(wall_ns=wall, monotonic_ns=self.now, interval_ns=self.interval_ns, gap_ns=gap)
+
+
+def _meminfo() -> dict[str, int]:
+    found = {}
+    with open("/proc/meminfo", encoding="ascii") as f:
+        for line in f:
+            name, _, value = line.partition(":")
+            found[name] = int(value.split()[0]) * 1024
+    return found
+
+
+def host(clocks: Clocks) -> Host:
+    """The machine now."""
+    name = os.uname()
+    memory = _meminfo()
+    load = os.getloadavg()
+    uptime = clocks.now + clocks.boot_offset
+    return Host(
+        hostname=clean(name.nodename, 64), kernel=clean(name.release, 64), machine=name.machine,
+        cpus=os.cpu_count() or 1, boot_wall_ns=clocks.now + clocks.wall_offset - uptime,
+        uptime_ns=uptime, memory_total_bytes=memory.get("MemTotal"),
+        memory_available_bytes=memory.get("MemAvailable"),
+        load1=load[0], load5=load[1], load15=load[2])
+
+
+class CpuTimes:
+    """Per-CPU shares of time between two readings of /proc/stat."""
+
+    def __init__(self) -> None:
+        self._last: list[Any] | None = None
+
+    def rows(self) -> list[Cpu]:
+        """One row per online CPU; shares are None in the first call."""
+        times = psutil.cpu_times(percpu=True)
+        before, self._last = self._last, times
+        rows = [Cpu(cpu=i) for i in range(len(times))]
+        if before is None or len(before) != len(times):  # a CPU came or went: no sample
+            return rows
+        for row, new, old in zip(rows, times, before, strict=True):
+            # guest time is contained in user, guest_nice in nice (kernel/sched/cputime.c).
+            grown = {name: max(0.0, getattr(new, name) - getattr(old, name)) for name in _SHARES}
+            total = sum(grown.values())
+            if total > 0:
+                for name in _SHARES:
+                    setattr(row, f"{name}_pct", grown[name] * 100.0 / total)
+        return rows
+
+
+class Users:
+    """uid -> name. Look-ups may ask a directory server, so they happen in a thread of their own."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+        self._asked: set[int] = set()
+        self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._look_up, daemon=True, name="ktop-users")
+        self._thread.start()
+
+    def _look_up(self) -> None:
+        while (uid := self._queue.get()) is not None:
+            try:
+                self._names[uid] = clean(pwd.getpwuid(uid).pw_name, 32)
+            except (KeyError, OSError):
+                self._names[uid] = str(uid)
+
+    def names(self, uids: set[int]) -> dict[int, str]:
+        """Names known by now; a new uid is asked for and known at a later tick."""
+        for uid in uids - self._asked:
+            self._asked.add(uid)
+            self._queue.put(uid)
+        return {uid: self._names[uid] for uid in uids if uid in self._names}
+
+    def close(self) -> None:
+        """End the thread, unless a look-up hangs."""
+        self._queue.put(None)

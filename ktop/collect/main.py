@@ -1,0 +1,253 @@
+"""The collector: reads the kernel each tick and emits Frames. No Textual, no LLVM, no bcc."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import time
+from dataclasses import dataclass
+
+from ktop import wire
+from ktop.bpf.engine import Engine
+from ktop.collect import cgroups as cg
+from ktop.collect import host as host_mod
+from ktop.collect.health import HealthLayer
+from ktop.collect.processes import ProcessesLayer
+from ktop.collect.proc import ProcfsLayer
+from ktop.collect.sched import SchedLayer, off_cpu
+from ktop.model import SCHEMA, Frame, Processes, Sched
+
+FIRST_INTERVAL_NS = 250_000_000  # the first rates come early
+DRAIN_NS = 250_000_000           # how long the event ring is left alone at most
+MIN_INTERVAL_NS, MAX_INTERVAL_NS = 100_000_000, 60_000_000_000
+
+
+@dataclass
+class Options:
+    """interval_ns between frames; bpf False: psutil only; watch: layers whose on-demand probes are
+    attached from the start; skip: probes not to load (for tests and doctors)."""
+
+    interval_ns: int = 1_000_000_000
+    bpf: bool = True
+    watch: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+
+class Collector:
+    """Everything that makes frames. Use: start, tick, tick, ..., close."""
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self._clocks = host_mod.Clocks()
+        self._cpu_times = host_mod.CpuTimes()
+        self._users = host_mod.Users()
+        self._engine: Engine | None = None
+        self._processes: ProcessesLayer | None = None
+        self._procfs = ProcfsLayer(self._clocks)
+        self._sched: SchedLayer | None = None
+        self._cgroups = cg.Cgroups(None)
+        self._health = HealthLayer(None)
+        self._seq = 0
+        self._tick_ns: int | None = None
+        self.skipped_frames = 0
+
+    def start(self) -> None:
+        """Load and attach what can be loaded. What cannot is in every frame's health."""
+        self._clocks.tick()
+        hierarchy = cg.find_hierarchy()
+        if not self.options.bpf:
+            self._without("started with --no-bpf")
+            return
+        if os.geteuid() != 0:
+            self._without("not root: sudo ktop shows everything")
+            return
+        engine = Engine({"cgroup_v1": bool(hierarchy and hierarchy.v1),
+                         "skip": list(self.options.skip)})
+        engine.start()
+        loaded = engine.wait()
+        if not engine.live("tasks"):
+            reason = loaded.fatal or loaded.reasons.get("tasks", "the task iterator is refused")
+            engine.close()
+            self._without(reason)
+            return
+        self._engine = engine
+        engine.watch(self.options.watch)
+        self._processes = ProcessesLayer(engine, self._clocks)
+        self._sched = SchedLayer(engine)
+        self._cgroups = cg.Cgroups(hierarchy)
+        missing = [name for name, reason in loaded.reasons.items() if reason]
+        banner = ("some probes are missing: " + ", ".join(missing) + " (ktop doctor says why)"
+                  if missing else None)
+        self._health = HealthLayer(engine, banner, loaded.facts.get("notes", []))
+
+    def _without(self, reason: str) -> None:
+        self._health = HealthLayer(
+            None, f"no BPF: {reason}. From /proc only: no events, no histograms, no blocked time")
+
+    def watch(self, layers: list[str]) -> None:
+        """Attach the on-demand probes of the layers that are looked at."""
+        if self._engine is not None:
+            self._engine.watch(layers)
+
+    def drain(self) -> None:
+        """Make room in the event ring between ticks."""
+        if self._processes is not None:
+            self._processes.drain()
+
+    def tick(self) -> Frame:
+        """One frame. The first has no rates."""
+        began = time.process_time_ns()
+        clock = self._clocks.tick()
+        now, interval = clock.monotonic_ns, clock.interval_ns if self._seq else None
+        clock.interval_ns = interval
+        if not self._seq:
+            self._clocks.interval_ns = None
+        cpus = self._cpu_times.rows()
+        processes = self._processes.update() if self._processes else self._procfs.update()
+        sched = self._sched.update(cpus, interval) if self._sched else Sched()
+        dead = self._processes.dead_histograms() if self._processes else {}
+        groups = self._cgroups.rows(processes.rows, dead, now, interval)
+        sched.off_cpu = off_cpu(processes.rows)
+        if interval and self._processes is not None:
+            sched.migrations_per_s = sum(p.migrations_per_s or 0.0 for p in processes.rows)
+        health = self._health.update(self._tick_ns)
+        health.skipped_frames = self.skipped_frames
+        if self._processes is not None:
+            health.lost_events, health.lost_total = self._processes.lost, self._processes.lost_total
+            health.untracked_total = self._processes.untracked_total
+        self._seq += 1
+        frame = Frame(
+            schema=SCHEMA, seq=self._seq, clock=clock, host=host_mod.host(self._clocks),
+            processes=processes, sched=sched, cpus=cpus, cgroups=groups,
+            users=self._users.names(self._uids(processes)), health=health)
+        self._tick_ns = time.process_time_ns() - began
+        return frame
+
+    @staticmethod
+    def _uids(processes: Processes) -> set[int]:
+        found = {p.uid for p in processes.rows if p.uid is not None}
+        return found | {e.uid for e in processes.events}
+
+    def close(self) -> None:
+        """Detach everything."""
+        self._health.close()
+        if self._processes is not None:
+            self._processes.close()
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+        self._cgroups.close()
+        self._users.close()
+
+
+class _Server:
+    """One reader on a socket: newest frame wins, the kernel is never waited for by the reader."""
+
+    def __init__(self, sock: socket.socket, options: Options) -> None:
+        self._sock, self._options = sock, options
+        self._collector = Collector(options)
+        self._reader = wire.Reader()
+        self._selector = selectors.DefaultSelector()
+        self._sending = memoryview(b"")
+        self._waiting: bytes | None = None
+        self._due = 0
+        self._interval = FIRST_INTERVAL_NS
+        self._open = True
+
+    def run(self) -> None:
+        """Until the reader has gone."""
+        self._sock.setblocking(False)
+        self._selector.register(self._sock, selectors.EVENT_READ)
+        self._collector.start()
+        try:
+            while self._open:
+                now = time.monotonic_ns()
+                if now >= self._due:
+                    self._tick(now)
+                    continue
+                self._wait(min(self._due - now, DRAIN_NS))
+                self._collector.drain()
+        finally:
+            self._collector.close()
+
+    def _tick(self, now: int) -> None:
+        frame = self._collector.tick()
+        if frame.seq > 1:
+            self._interval = self._options.interval_ns
+        # On the grid, so that ticks of a slow moment do not drift; missed ones are not made up for.
+        self._due = max(self._due + self._interval, now + self._interval // 2) if self._due else (
+            now + FIRST_INTERVAL_NS)
+        if self._waiting is not None:
+            self._collector.skipped_frames += 1
+        self._waiting = wire.encode_frame(frame)
+        self._send()
+
+    def _wait(self, timeout_ns: int) -> None:
+        events = selectors.EVENT_READ
+        if self._sending:
+            events |= selectors.EVENT_WRITE
+        self._selector.modify(self._sock, events)
+        for _, ready in self._selector.select(timeout_ns / 1e9):
+            if ready & selectors.EVENT_READ:
+                self._receive()
+            if ready & selectors.EVENT_WRITE and self._open:
+                self._send()
+
+    def _receive(self) -> None:
+        try:
+            data = self._sock.recv(1 << 16)
+            messages = self._reader.feed(data)
+        except BlockingIOError:
+            return
+        except (OSError, wire.WireError):
+            data, messages = b"", []
+        if not data:
+            self._open = False
+        for message in messages:
+            if isinstance(message, wire.Control):
+                self._obey(message)
+
+    def _obey(self, control: wire.Control) -> None:
+        if control.quit:
+            self._open = False
+        if control.watch is not None:
+            self._collector.watch(control.watch)
+        if control.interval_ns is not None:
+            interval = min(max(control.interval_ns, MIN_INTERVAL_NS), MAX_INTERVAL_NS)
+            self._options.interval_ns = self._interval = interval
+            self._due = min(self._due, time.monotonic_ns() + interval)
+
+    def _send(self) -> None:
+        try:
+            while self._sending or self._waiting is not None:
+                if not self._sending:
+                    self._sending, self._waiting = memoryview(self._waiting or b""), None
+                self._sending = self._sending[self._sock.send(self._sending):]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._open = False
+
+
+def serve(sock: socket.socket, options: Options) -> int:
+    """Run the collector for the reader at the other end of a stream socket, until it closes.
+
+    Exit status: 0, or 1 when the collector failed; then its last words went over the wire.
+    """
+    try:
+        _Server(sock, options).run()
+    except Exception as err:
+        import traceback
+
+        traceback.print_exc()
+        try:
+            sock.setblocking(True)
+            sock.settimeout(1.0)
+            sock.sendall(wire.encode_error(f"{type(err).__name__}: {err}"))
+        except OSError:
+            pass
+        return 1
+    finally:
+        sock.close()
+    return 0

@@ -1,0 +1,133 @@
+"""Processes layer: iter/task and the event ring -> rows, feed, folds."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from ktop.bpf.engine import Engine
+from ktop.bpf.layout import COUNTERS, TASK_HIST_SLOTS
+from ktop.bpf.ringbuf import RingBuffer
+from ktop.collect import events
+from ktop.collect.host import Clocks
+from ktop.collect.tasks import TaskTable
+from ktop.model import Process, ProcessEvent, Processes
+from ktop.text import arguments
+
+_ARGS_PER_TICK = 400  # command lines read from /proc in one tick; all others came with an exec
+_DEAD_HIST = struct.Struct(f"@{TASK_HIST_SLOTS}I")
+
+
+def read_cmdline(pid: int) -> str | None:
+    """A process's command line from /proc; None for kernel threads and what is gone or forbidden."""
+    try:
+        fd = os.open(f"/proc/{pid}/cmdline", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        raw = os.read(fd, 4096)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return arguments(raw) if raw else None
+
+
+class ProcessesLayer:
+    """The processes of the host, tick by tick."""
+
+    def __init__(self, engine: Engine, clocks: Clocks) -> None:
+        self._engine, self._clocks = engine, clocks
+        self._table = TaskTable(engine.loaded.syscalls)
+        ring = engine.loaded.maps.get("events")
+        self._ring = RingBuffer(ring.fd, ring.max_entries) if ring else None
+        self._pending: list[ProcessEvent] = []
+        self._folds: events.Folds | None = None
+        self._counters: dict[str, int] | None = None
+        self.lost = 0
+        self.lost_total = 0
+        self.untracked_total = 0
+
+    def drain(self) -> None:
+        """Empty the event ring; called between ticks too, so that a burst finds room."""
+        if self._ring is not None:
+            offset = self._clocks.wall_offset
+            self._pending += [events.decode(raw, offset) for raw in self._ring.drain()]
+
+    def update(self) -> Processes:
+        """One tick: everything since the last."""
+        now, interval = self._clocks.now, self._clocks.interval_ns
+        self.drain()
+        found, self._pending = self._pending, []
+        self._table.update(self._engine.read_iter("tasks"), now, self._clocks.boot_offset)
+        if self._folds is None:
+            self._folds = events.Folds(now)
+        for event in found:
+            self._folds.add(event, now)
+        rows = self._table.rows()
+        self._arguments(rows, found)
+        self._exec_rates(rows, found, interval)
+        shown, cut = events.feed(found)
+        layer = Processes(rows=rows, threads=self._table.threads(), events=shown, events_cut=cut,
+                          folds=self._folds.rows(now))
+        self._totals(layer, interval)
+        return layer
+
+    def _arguments(self, rows: list[Process], found: list[ProcessEvent]) -> None:
+        """Command lines: from the exec event where there was one, else once from /proc."""
+        executed = {e.pid: e.args for e in found if e.kind == "exec"}
+        budget = _ARGS_PER_TICK
+        for row in rows:
+            if row.pid in executed:
+                row.args = executed[row.pid]
+            elif row.args is None and not row.kernel_thread and budget:
+                row.args = read_cmdline(row.pid) or ""
+                budget -= 1
+
+    @staticmethod
+    def _exec_rates(rows: list[Process], found: list[ProcessEvent], interval: int | None) -> None:
+        if not interval:
+            return
+        execs: dict[int, int] = {}
+        for event in found:
+            if event.kind == "exec":
+                execs[event.pid] = execs.get(event.pid, 0) + 1
+                execs[event.ppid] = execs.get(event.ppid, 0) + 1
+        for row in rows:
+            n = execs.get(row.pid, 0)
+            if n or row.execs_per_s:
+                row.execs_per_s = n * 1e9 / interval
+            elif row.execs_per_s is None and row.cpu_pct is not None:
+                row.execs_per_s = 0.0
+
+    def _read_counters(self) -> dict[str, int]:
+        return {name: sum(struct.unpack("@Q", raw)[0]
+                          for raw in self._engine.read_percpu("counters", i))
+                for i, name in enumerate(COUNTERS)}
+
+    def _totals(self, layer: Processes, interval: int | None) -> None:
+        new, old = self._read_counters(), self._counters
+        self._counters = new
+        self.lost = new["lost_events"] - old["lost_events"] if old else 0
+        self.lost_total, self.untracked_total = new["lost_events"], new["untracked"]
+        for name, probe in (("forks", "process_fork"), ("execs", "process_exec"),
+                            ("exits", "process_exit")):
+            if self._engine.live(probe):
+                setattr(layer, f"{name}_total", new[name])
+                if old and interval:
+                    setattr(layer, f"{name}_per_s", (new[name] - old[name]) * 1e9 / interval)
+        if self._engine.live("exec_failed"):
+            layer.execs_failed_total = new["execs_failed"]
+
+    def dead_histograms(self) -> dict[int, list[int]]:
+        """Cumulative run queue histograms of ended threads by cgroup id."""
+        if "dead_hists" not in self._engine.loaded.maps:
+            return {}
+        return {int.from_bytes(key, "little"): list(_DEAD_HIST.unpack(value))
+                for key, value in self._engine.read_hash("dead_hists")}
+
+    def close(self) -> None:
+        """Unmap the ring."""
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None

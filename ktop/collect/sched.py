@@ -1,0 +1,110 @@
+"""Scheduler layer: per-CPU histograms and samples -> Sched and Cpu rows."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from ktop import hist
+from ktop.bpf.engine import Engine
+from ktop.bpf.layout import HIST_SLOTS, RUNQLEN_SLOTS
+from ktop.model import OFF_CPU, Cpu, Process, Sched
+
+_CPU = struct.Struct(f"@QQQ{HIST_SLOTS}Q{RUNQLEN_SLOTS}Q")
+
+
+class CpuRecord(NamedTuple):
+    """struct ktop_cpu of sched.bpf.c, totals since it was loaded."""
+
+    switches: int
+    waits: int
+    wait_ns: int
+    hist: tuple[int, ...]
+    runqlen: tuple[int, ...]
+
+
+def decode(raw: bytes | memoryview) -> CpuRecord:
+    """One CPU's value of the `cpus` map."""
+    v = _CPU.unpack(raw)
+    return CpuRecord(v[0], v[1], v[2], v[3:3 + HIST_SLOTS], v[3 + HIST_SLOTS:])
+
+
+def _grown(new: tuple[int, ...], old: tuple[int, ...]) -> list[int]:
+    return [a - b for a, b in zip(new, old, strict=True)]
+
+
+class SchedLayer:
+    """Differences of the per-CPU values from tick to tick."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._last: list[CpuRecord] | None = None
+        self._epoch = 0
+
+    def update(self, cpus: list[Cpu], interval: int | None) -> Sched:
+        """The host's scheduler over the interval; completes the CPU rows."""
+        if "cpus" not in self._engine.loaded.maps:
+            return Sched()
+        longest = self._longest()
+        new = [decode(raw) for raw in self._engine.read_percpu("cpus")]
+        old, self._last = self._last, new
+        if old is None or not interval:
+            return Sched()
+        return self._difference(new, old, longest, cpus, interval)
+
+    def _longest(self) -> int | None:
+        """Longest wait since the last call, ns; None when all were under a microsecond."""
+        parity = self._epoch & 1
+        self._epoch += 1
+        self._engine.write_u32("epoch", self._epoch)  # from now on the other one is in use
+        found = max(struct.unpack("@Q", raw)[0]
+                    for raw in self._engine.read_percpu("longest_wait", parity))
+        self._engine.clear_percpu("longest_wait", parity)
+        return found or None
+
+    def _difference(self, new: list[CpuRecord], old: list[CpuRecord], longest: int | None,
+                    cpus: list[Cpu], interval: int) -> Sched:
+        live, sampled = self._engine.live("sched_switch"), self._engine.live("runqlen")
+        lengths: dict[int, int] = {}
+        for row in cpus:
+            if row.cpu >= len(new):
+                continue
+            a, b = new[row.cpu], old[row.cpu]
+            if live:
+                row.switches_per_s = (a.switches - b.switches) * 1e9 / interval
+                row.waiting = (a.wait_ns - b.wait_ns) / interval
+            if sampled:
+                self._lengths(row, _grown(a.runqlen, b.runqlen), lengths)
+        sched = Sched(runq_len=lengths)
+        if live:
+            counts = [sum(column) for column in zip(
+                *(_grown(a.hist, b.hist) for a, b in zip(new, old, strict=True)), strict=True)]
+            waited = sum(a.wait_ns - b.wait_ns for a, b in zip(new, old, strict=True))
+            sched.runq = hist.from_counts(counts, waited, longest)
+            sched.waiting = waited / interval
+            sched.switches_per_s = sum(
+                a.switches - b.switches for a, b in zip(new, old, strict=True)) * 1e9 / interval
+        return sched
+
+    @staticmethod
+    def _lengths(row: Cpu, samples: list[int], lengths: dict[int, int]) -> None:
+        row.runq_samples = sum(samples)
+        if not row.runq_samples:
+            return
+        row.runq_len = sum(i * n for i, n in enumerate(samples)) / row.runq_samples
+        row.runq_len_max = max(i for i, n in enumerate(samples) if n)
+        for i, n in enumerate(samples):
+            if n:
+                lengths[i] = lengths.get(i, 0) + n
+
+
+def off_cpu(processes: list[Process]) -> dict[str, float] | None:
+    """Mean number of threads off CPU by reason, over all processes; None when nothing is known."""
+    found = dict.fromkeys(OFF_CPU, 0.0)
+    known = False
+    for p in processes:
+        if p.off_cpu_pct is not None:
+            known = True
+            for name, pct in p.off_cpu_pct.items():
+                found[name] += pct
+    return {name: pct / 100.0 for name, pct in found.items()} if known else None

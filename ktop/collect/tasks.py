@@ -1,0 +1,118 @@
+"""Threads and processes out of one iter/task read.
+
+What makes a tick cheap: a thread that did nothing since the last tick writes the same bytes again.
+So the read is cut into records, compared as a set with the last one at C speed, and only what
+changed is decoded. A process none of whose threads changed keeps its row object.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+from ktop.bpf.layout import RECORD_SIZE, TAG_HIST, TASK_HIST_SLOTS, TASK_STRUCT
+from ktop.collect.records import TaskRecord
+from ktop.collect.taskrows import Interval, RowMaker, TaskThread
+from ktop.model import Process, Thread
+
+_CUT = struct.Struct(f"{RECORD_SIZE}s")
+_HIST = struct.Struct(f"@II{TASK_HIST_SLOTS}I")
+_HIST_TAG = struct.pack("@I", TAG_HIST)
+
+
+class _Process:
+    __slots__ = ("ended", "row", "thread_rows", "threads")
+
+    def __init__(self) -> None:
+        self.threads: dict[int, TaskThread] = {}
+        self.ended: list[TaskRecord] = []  # threads that ended since the last tick
+        self.row: Process | None = None
+        self.thread_rows: list[Thread] = []
+
+
+class TaskTable:
+    """Keeps the last read and turns the next one into rows.
+
+    born, ended: pids of the processes that came and went since the last `update`.
+    """
+
+    def __init__(self, syscalls: dict[int, str]) -> None:
+        self._rows = RowMaker(syscalls)
+        self._seen: set[bytes] = set()
+        self._processes: dict[int, _Process] = {}
+        self._unsettled: set[int] = set()  # changed in the last tick: their rates are still moving
+        self._last_ns: int | None = None
+        self.born: set[int] = set()
+        self.ended: set[int] = set()
+
+    def update(self, data: bytes, now: int, boot_offset_ns: int) -> None:
+        """Take in one read made at `now` (CLOCK_MONOTONIC ns).
+
+        boot_offset_ns: CLOCK_BOOTTIME - CLOCK_MONOTONIC.
+        """
+        current = {chunk for (chunk,) in _CUT.iter_unpack(data)}
+        changed, gone = current - self._seen, self._seen - current
+        self.born, self.ended = set(), set()
+        interval = Interval(self._last_ns, now, boot_offset_ns)
+        histograms = [_HIST.unpack(chunk) for chunk in changed if chunk[:4] == _HIST_TAG]
+        records = [TaskRecord._make(TASK_STRUCT.unpack(chunk)) for chunk in changed
+                   if chunk[:4] != _HIST_TAG]
+        touched = {record.tgid for record in records}
+        for record in records:
+            self._enter(record, interval)
+        touched |= self._leave(gone, {record.pid for record in records})
+        by_tid = {tid: tuple(counts) for _, tid, *counts in histograms}
+        for pid in touched | self._unsettled:
+            process = self._processes.get(pid)
+            if process is not None:
+                self._refresh(process, by_tid, interval)
+        self._seen = {chunk for chunk in current if chunk[:4] != _HIST_TAG}
+        self._unsettled = touched - self.ended
+        self._last_ns = now
+
+    def _enter(self, record: TaskRecord, interval: Interval) -> None:
+        process = self._processes.get(record.tgid)
+        if process is None:
+            process = self._processes[record.tgid] = _Process()
+            self.born.add(record.tgid)
+        thread = process.threads.get(record.pid)
+        if thread is None or thread.record.start_boottime_ns != record.start_boottime_ns:
+            if thread is not None and record.pid == record.tgid:  # the number was used again
+                process.row = None
+                self.born.add(record.tgid)
+            process.threads[record.pid] = TaskThread(record, interval)
+        else:
+            thread.record = record
+
+    def _leave(self, gone: Iterable[bytes], alive: set[int]) -> set[int]:
+        """Drop the threads of records that have no successor; the pids of their processes."""
+        touched = set()
+        for chunk in gone:
+            _, tid, tgid = struct.unpack_from("@III", chunk)
+            process = self._processes.get(tgid)
+            if tid in alive or process is None or tid not in process.threads:
+                continue
+            process.ended.append(process.threads.pop(tid).record)
+            touched.add(tgid)
+            if not process.threads:
+                del self._processes[tgid]
+                self.ended.add(tgid)
+        return touched
+
+    def _refresh(self, process: _Process, histograms: dict[int, tuple[int, ...]],
+                 interval: Interval) -> None:
+        for tid, thread in process.threads.items():
+            thread.take_histogram(histograms.get(tid))
+        process.row, process.thread_rows = self._rows.make(
+            list(process.threads.values()), process.ended, process.row, interval)
+        process.ended = []
+        for thread in process.threads.values():
+            thread.before = thread.record
+
+    def rows(self) -> list[Process]:
+        """Every process's row, in no order."""
+        return [p.row for p in self._processes.values() if p.row is not None]
+
+    def threads(self) -> list[Thread]:
+        """Rows of the threads of every process that has more than one."""
+        return [row for p in self._processes.values() for row in p.thread_rows]
