@@ -27,9 +27,10 @@ from bench.common import (
 )
 from bench.load import executions, pingpong
 
-SCHED = {"runqlat": [], "offcputime": [], "cpudist": [], "runqlen": []}
-PROCESSES = {"execsnoop": [], "exitsnoop": []}
-ARGUMENTS = {"execsnoop": ["-x"]}  # failed ones too, as ktop
+STACKS = "offcputime (walks stacks too)"
+# How each is called; the others are called by their name alone.
+ARGUMENTS = {"cpudist -O": ["cpudist", "-O"], "execsnoop -x": ["execsnoop", "-x"],
+             STACKS: ["offcputime"]}
 _ALWAYS = ("process_fork", "process_exec", "process_exit", "exec_failed", "execat_failed")
 
 Costs = dict[str, dict[str, Program]]  # whose -> program -> cost
@@ -38,7 +39,8 @@ Costs = dict[str, dict[str, Program]]  # whose -> program -> cost
 @contextlib.contextmanager
 def peer(name: str) -> Iterator[set[int]]:
     """A libbpf-tool that is attached: the ids of its programs."""
-    process = subprocess.Popen([tool(name), *ARGUMENTS.get(name, [])], stdin=subprocess.DEVNULL,
+    command, *arguments = ARGUMENTS.get(name, [name])
+    process = subprocess.Popen([tool(command), *arguments], stdin=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         ids: set[int] = set()
@@ -62,12 +64,12 @@ def peer(name: str) -> Iterator[set[int]]:
 
 @contextlib.contextmanager
 def collector() -> Iterator[object]:
-    """ktop's collector, in this process, with its first tick behind it."""
+    """ktop's collector in this process, the processes pane looked at, its first tick behind it."""
     try:
         from ktop.collect.main import Collector, Options
     except ImportError as err:
         raise Missing(f"no collector: {err}") from None
-    one = Collector(Options())
+    one = Collector(Options(watch=("processes",)))
     one.start()
     try:
         frame = one.tick()
@@ -150,10 +152,11 @@ def _compare(what: str, rounds: list[Costs], wanted: tuple[str, ...], event: str
     for name in names:
         peers[name] = absent.get(name) or [
             _per_event(c, name, None, n) for c, n in zip(rounds, events, strict=True)]
-    there = [values for values in peers.values() if isinstance(values, list)]
-    if len(there) > 1:
-        both = " + ".join(n for n in names if isinstance(peers[n], list))
-        peers[both] = [sum(values) for values in zip(*there, strict=True)]
+    # Together they show what ours shows; the one that walks stacks shows more.
+    both = [n for n in names if n != STACKS and isinstance(peers[n], list)]
+    if len(both) > 1:
+        peers[" + ".join(both)] = [sum(values) for values in zip(*(peers[n] for n in both),
+                                                                 strict=True)]
     return Row(what, "ns", ours, peers)
 
 
@@ -167,7 +170,7 @@ def run(quick: bool) -> list[Row]:
     require_root()
     rows: list[Row] = []
     absent: dict[str, str] = {}
-    names = ["runqlat", "offcputime"]
+    names = ["runqlat", "cpudist -O", STACKS]
     for kind, label in (("one", "ping-pong on one CPU"), ("two", "ping-pong over two CPUs")):
         if kind == "two" and len(os.sched_getaffinity(0)) < 2:
             continue
@@ -177,7 +180,7 @@ def run(quick: bool) -> list[Row]:
     sampled = _rounds("one", ["runqlen"], quick, absent)
     rows.append(_compare("sample of the run queue's length", sampled, ("runqlen",), "runqlen",
                          ["runqlen"], absent))
-    names = ["execsnoop", "exitsnoop"]
+    names = ["execsnoop -x", "exitsnoop"]
     rounds = _rounds("executions", names, quick, absent)
     rows.append(_compare("fork, exec and exit of a process", rounds, _ALWAYS, "process_exec",
                          names, absent))

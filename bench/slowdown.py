@@ -1,5 +1,5 @@
-"""What is left of a scheduler ping-pong while ktop runs (whole, in a pty) and while runqlat and
-offcputime do. The load is C (two `cat`); off, ktop and libbpf-tools take turns.
+"""How much a scheduler ping-pong slows down while ktop runs (whole, in a pty) and while the
+libbpf-tools that show the same do. The load is C (two `cat`); off and on take turns.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator
 
 from bench.common import Missing, Row, require_root
-from bench.hooks import peer
+from bench.hooks import STACKS, peer
 from bench.load import pingpong
 from bench.terminal import Terminal, command, home
 
-TOOLS = "runqlat + offcputime"
+OBSERVERS = {"off": [], "ktop": [], "runqlat + cpudist -O": ["runqlat", "cpudist -O"],
+             "runqlat + offcputime (walks stacks too)": ["runqlat", STACKS]}
 
 
 @contextlib.contextmanager
@@ -24,9 +25,8 @@ def _observer(name: str, where: str) -> Iterator[None]:
             terminal = stack.enter_context(Terminal(command("ktop"), where))
             if not terminal.run(1.8):
                 raise Missing("ktop ended by itself")
-        elif name == TOOLS:
-            for one in ("runqlat", "offcputime"):
-                stack.enter_context(peer(one))
+        for one in OBSERVERS[name]:
+            stack.enter_context(peer(one))
         yield
 
 
@@ -47,8 +47,8 @@ def run(quick: bool) -> list[Row]:
     rates: dict[tuple[str, str], list[float]] = {}
     with home() as where:
         for i in range(rounds):
-            order = ["off", "ktop", TOOLS]
-            for name in order[i % 3:] + order[:i % 3]:
+            order = [*OBSERVERS][i % 4:] + [*OBSERVERS][:i % 4]
+            for name in order:
                 if name in absent:
                     continue
                 try:
@@ -61,7 +61,7 @@ def run(quick: bool) -> list[Row]:
     for place in places:
         off = rates["off", place]
         slower: dict[str, list[float] | str] = {}
-        for name in ("ktop", TOOLS):
+        for name in [*OBSERVERS][1:]:
             on = rates.get((name, place), [])
             slower[name] = absent.get(name) or [
                 (1 - b / a) * 100 for a, b in zip(off, on, strict=True)]
