@@ -1,4 +1,4 @@
-"""Arguments and subcommands, nothing else. Whatever is heavy is imported by the one who needs it."""
+"""Arguments and subcommands, nothing else. Heavy modules are imported by those who need them."""
 
 from __future__ import annotations
 
@@ -38,10 +38,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"{self.prog}: {message} (try {self.prog} --help)\n")
 
 
-def _sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--interval", type=seconds, default=1.0, metavar="S",
+def _sampling(parser: argparse.ArgumentParser, again: bool = False) -> None:
+    """`again`: below a subcommand, where a default would undo what stands before the command."""
+    parser.add_argument("--interval", type=seconds, metavar="S",
+                        default=argparse.SUPPRESS if again else 1.0,
                         help="seconds between two samples, 0.1 to 60 (default 1)")
     parser.add_argument("--no-bpf", dest="bpf", action="store_false",
+                        default=argparse.SUPPRESS if again else True,
                         help="load nothing into the kernel: psutil and /proc only")
 
 
@@ -59,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     snapshot = commands.add_parser("snapshot", help="one interval of everything, for scripts",
                                    allow_abbrev=False)
     snapshot.add_argument("--json", action="store_true", help="as JSON (the only format so far)")
-    _sampling(snapshot)
+    _sampling(snapshot, again=True)
     doctor = commands.add_parser("doctor", help="what works here, what does not, and why",
                                  allow_abbrev=False)
     doctor.add_argument("--json", action="store_true", help="as JSON")

@@ -1,0 +1,63 @@
+"""The one table of actions: bindings, footer, help and palette are all made of it.
+
+Kept free for later issues: p c g / n N R w t T [ ] b m.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textual.binding import Binding
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing that the shell can do.
+
+    keys: Textual's names, comma-separated. shown: the keys as people write them. label: a word or
+    two, for footer and palette. about: one sentence, for help and palette. footer: 0 never, else
+    the lower the number the longer it stays when there is little room.
+    """
+
+    name: str
+    keys: str
+    shown: str
+    label: str
+    about: str
+    footer: int = 0
+    priority: bool = False
+
+
+ACTIONS = (
+    *(Action(f"pane({n})", str(n), str(n), title, f"Show the {title} pane.")
+      for n, title in enumerate(
+          ("Processes", "Files", "TCP", "Block", "Scheduler", "Diagnosis"), 1)),
+    Action("pane_step(1)", "tab", "Tab", "Next pane", "Show the next pane."),
+    Action("pane_step(-1)", "shift+tab", "Shift+Tab", "Previous pane", "Show the pane before."),
+    Action("pause", "space", "Space", "Pause",
+           "Hold the picture still. Samples go on being taken.", 3),
+    Action("interval(1)", "plus,equals_sign", "+", "Slower", "A longer interval between samples."),
+    Action("interval(-1)", "minus", "-", "Faster", "A shorter interval between samples."),
+    Action("sort(1)", "greater_than_sign,f6", "> F6", "Sort next", "Sort by the next column."),
+    Action("sort(-1)", "less_than_sign", "<", "Sort previous", "Sort by the column before."),
+    Action("invert", "I", "I", "Invert", "The other direction of sorting."),
+    Action("help", "question_mark,f1,h", "? F1 h", "Help", "What this pane shows, and all keys.",
+           1),
+    Action("command_palette", "colon,ctrl+p", ": Ctrl-P", "Commands", "Find an action by name.",
+           4),
+    Action("restart", "r", "r", "Restart collector",
+           "Start a new collector after one has ended."),
+    Action("redraw", "ctrl+l", "Ctrl-L", "Redraw", "Draw the whole screen again."),
+    Action("suspend_process", "ctrl+z", "Ctrl-Z", "Suspend", "Back to the shell; fg returns.",
+           priority=True),
+    Action("quit", "q,f10,ctrl+c,ctrl+q", "q F10 Ctrl-C", "Quit", "Leave ktop.", 2),
+)
+# Two keys that are one thing in the footer: what people look for is the pair.
+PAIRS = (("+ -", "Interval", 5), ("< >", "Sort", 6), ("1-6", "Panes", 7))
+
+
+def bindings() -> list[Binding]:
+    """The table as Textual wants it."""
+    return [Binding(action.keys, action.name, action.label, show=False, tooltip=action.about,
+                    key_display=action.shown, priority=action.priority, id=f"ktop.{action.name}")
+            for action in ACTIONS]

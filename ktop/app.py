@@ -1,0 +1,403 @@
+"""The Textual application: which pane, which frame, which keys. It draws nothing itself.
+
+Frames come from a `Source` whenever they come; a tick shows the newest one to the pane in view, in
+one batch, and only when the terminal has taken the picture before. Keys never wait for a tick.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, cast
+
+from textual.app import ComposeResult, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.command import CommandPalette
+from textual.containers import Container
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widget import Widget
+
+from ktop import format as fmt
+from ktop import terminal, theme
+from ktop.actions import ACTIONS, PAIRS, bindings
+from ktop.driver import CalmPalette, TerminalApp
+from ktop.history import History
+from ktop.launch import Session
+from ktop.model import Frame
+from ktop.panes import PANES, Pane
+from ktop.screens import Help, KeyLine, help_page
+from ktop.sources import ENDED, LIVE, LiveSource, Source
+from ktop.widgets.header import Banner, Cost, Header, Hint, Keys, Status, TabBar, interval_text
+from ktop.widgets.table import VirtualTable
+
+INTERVALS_NS = tuple(round(s * 1e9) for s in (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60))
+MESSAGE_S = 5.0
+RETRY_S = 0.1
+MIN_SIZE = (80, 24)
+
+
+class KtopApp(TerminalApp):
+    """ktop's screen."""
+
+    TITLE = "ktop"
+    ENABLE_COMMAND_PALETTE = True
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+    CSS = """
+    Screen { layout: vertical; overflow: hidden; }
+    #panes { height: 1fr; width: 1fr; overflow: hidden; }
+    #panes > * { height: 1fr; width: 1fr; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings()]
+
+    def __init__(self, source: Source, interval_ns: int = 1_000_000_000,
+                 ascii_only: bool = False, panes: Sequence[type[Pane]] = PANES) -> None:
+        theme.use_ascii(ascii_only)
+        super().__init__(ascii_only)
+        self.theme = theme.THEME
+        self.source = source
+        self.interval_ns = interval_ns
+        self.history = History()
+        self.frame: Frame | None = None  # the one on screen
+        self.newest: Frame | None = None
+        self.paused = False
+        self.panes = [make() for make in panes]
+        self.number = 1
+        self._focus_of: dict[str, Widget | None] = {}
+        self._held: History | None = None  # the past as it was at the moment of the pause
+        self._tick_due = False
+        self._skipped = 0
+        self._own_cpu: float | None = None
+        self._cpu_mark = (time.monotonic(), time.process_time())
+        self._message_timer: Timer | None = None
+
+    # -- building ------------------------------------------------------------------------------
+
+    def compose(self) -> ComposeResult:
+        """Lines around one body. Panes are built when they are first looked at."""
+        yield Header()
+        yield TabBar([pane.title for pane in self.panes])
+        yield Banner()
+        yield Container(id="panes")
+        yield Status()
+        yield Keys()
+
+    async def on_mount(self) -> None:
+        """Show the first pane and begin to listen."""
+        self.header, self.tabs = self.query_one(Header), self.query_one(TabBar)
+        self.banner, self.status = self.query_one(Banner), self.query_one(Status)
+        self.keys = self.query_one(Keys)
+        await self._show_pane(1)
+        self.app_resume_signal.subscribe(self, self._resumed)
+        self.screen.bindings_updated_signal.subscribe(self, self._keys_changed)
+        self.source.start(self._arrived, self._source_changed)
+        self._source_changed()
+
+    def on_unmount(self) -> None:
+        """The collector sees the end of its stream."""
+        self.source.close()
+
+    def get_key_display(self, binding: Binding) -> str:
+        """As the table has it."""
+        return binding.key_display or super().get_key_display(binding)
+
+    @property
+    def pane(self) -> Pane:
+        """The one in view."""
+        return self.panes[self.number - 1]
+
+    # -- frames --------------------------------------------------------------------------------
+
+    def _arrived(self, frames: list[Frame]) -> None:
+        """From the source: all of them into the history, the newest to the screen, soon."""
+        for frame in frames:
+            self.history.add(frame)
+        self._skipped += len(frames) - (not self._tick_due)
+        self.newest = frames[-1]
+        if not self._tick_due:
+            self._tick_due = True
+            self.call_next(self._tick)
+
+    def _tick(self) -> None:
+        """Show what is newest, unless the terminal still has the last picture to swallow."""
+        if self.terminal_busy:
+            self.set_timer(RETRY_S, self._tick)
+            return
+        self._tick_due = False
+        self._measure()
+        with self.batch_update():
+            if not self.paused:
+                self.frame = self.newest
+            self._show_frame(self.frame if not self.paused else None)
+
+    def _measure(self) -> None:
+        """Our own share of a CPU since the last tick."""
+        now, used = time.monotonic(), time.process_time()
+        before, used_before = self._cpu_mark
+        if now - before >= 0.05:
+            self._own_cpu = 100 * (used - used_before) / (now - before)
+            self._cpu_mark = (now, used)
+
+    def _show_frame(self, frame: Frame | None) -> None:
+        """The frame to the pane in view and what it says about itself to the lines around it."""
+        self._show_lines()
+        if frame is None:
+            return
+        self.pane.show(frame, self._held or self.history)
+        if self._skipped:
+            if self.source.state == LIVE:
+                self.say(f"link slow: {self._skipped} samples not drawn", "warn")
+            self._skipped = 0
+        elif frame.clock.interval_ns is None:
+            self.say("first sample, no rates yet", "dim")
+        elif self.status.text.startswith(("first sample", "starting")):
+            self.say("")
+
+    @property
+    def state_word(self) -> str:
+        """LIVE, PAUSED, STARTING or DEAD."""
+        if self.paused and self.source.state != ENDED:
+            return "PAUSED"
+        return self.source.state
+
+    def cost(self) -> Cost:
+        """What ktop takes, from the newest sample and our own clock."""
+        if self.newest is None:
+            return Cost(self._own_cpu)
+        health = self.newest.health
+        parts = [p for p in (self._own_cpu, health.collector_cpu_pct) if p is not None]
+        return Cost(sum(parts) if parts else None, health.probes_cpu_pct,
+                    health.probes_estimated, health.lost_total)
+
+    def _show_lines(self) -> None:
+        cost = self.cost()
+        self.header.set(self.frame or self.newest, cost, self.state_word, self.interval_ns)
+        self.status.show_cost(None if self.header.shows_cost else cost)
+        if self.source.state == ENDED:
+            self.banner.say(f"The collector has ended ({self.source.reason}). "
+                            "The last picture stays; r starts a new one.", "bad")
+        else:
+            self.banner.say((self.newest.health.banner if self.newest else None) or "")
+
+    def _source_changed(self) -> None:
+        if not self.is_running:
+            return
+        if self.source.state == "STARTING":
+            self.say("starting: waiting for the first sample", "dim", stay=True)
+        elif self.source.state == ENDED and self.status.text.startswith("starting"):
+            self.say("")
+        self._show_lines()
+        self._keys_changed()
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def say(self, text: str, style: str = "normal", stay: bool = False) -> None:
+        """A line for the user; it goes after a while."""
+        if self._message_timer is not None:
+            self._message_timer.stop()
+            self._message_timer = None
+        self.status.say(text, style)
+        if text and not stay:
+            self._message_timer = self.set_timer(MESSAGE_S, self._standing_message)
+
+    def _standing_message(self) -> None:
+        """What the status line says when there is nothing to report."""
+        self._message_timer = None
+        columns, lines = self.size
+        if columns < MIN_SIZE[0] or lines < MIN_SIZE[1]:
+            self.status.say(f"{columns}x{lines}: ktop needs 80x24 to show everything", "dim")
+        else:
+            self.status.say("")
+
+    def on_resize(self) -> None:
+        """Say so when it is too small for all of it, and stop saying so."""
+        if self.is_running and self._message_timer is None:
+            self._standing_message()
+            self.call_after_refresh(self._show_lines)
+
+    def _keys_changed(self, _screen: object = None) -> None:
+        """The footer: keys of what has the focus, then ours."""
+        if not self.is_running or len(self.screen_stack) != 1:
+            return
+        hints = [Hint(shown, label, 20 + n) for n, (shown, label) in enumerate(self._local_keys())]
+        if self.source.state == ENDED:
+            hints.insert(0, Hint("r", "Restart collector", 0))
+        hints += [Hint(shown, label, 10 + rank) for shown, label, rank in PAIRS]
+        hints += [Hint(action.shown.split()[0], "Resume" if action.name == "pause" and self.paused
+                       else action.label, action.footer)
+                  for action in sorted(ACTIONS, key=lambda action: -action.footer) if action.footer]
+        self.keys.set(hints)
+
+    def _local_keys(self) -> list[KeyLine]:
+        """Keys that the pane, or what has the focus in it, wants in the footer."""
+        found: dict[str, KeyLine] = {}
+        for active in self.screen.active_bindings.values():
+            binding = active.binding
+            if active.node is not self and binding.show and binding.description and active.enabled:
+                found.setdefault(binding.action, (self.get_key_display(binding),
+                                                  binding.description))
+        return list(found.values())
+
+    # -- panes ---------------------------------------------------------------------------------
+
+    async def _show_pane(self, number: int) -> None:
+        self.pane.display = False
+        self._focus_of[self.pane.key] = self.focused
+        self.number = number
+        pane = self.pane
+        if not pane.is_attached:
+            await self.query_one("#panes").mount(pane)
+        pane.display = True
+        self.tabs.set(number)
+        if self.frame is not None:
+            pane.show(self.frame, self._held or self.history)
+        self._focus(pane)
+        self._keys_changed()
+
+    def _focus(self, pane: Pane) -> None:
+        """Where it was when the pane was last in view, else where the pane wants it."""
+        last = self._focus_of.get(pane.key)
+        if last is not None and last.is_attached and last.display:
+            self.screen.set_focus(last)
+        else:
+            pane.focus_main()
+
+    async def on_tab_bar_chosen(self, message: TabBar.Chosen) -> None:
+        """A click on a tab."""
+        await self.action_pane(message.number)
+
+    async def action_pane(self, number: int) -> None:
+        """Show a pane by its number."""
+        if number != self.number and 1 <= number <= len(self.panes):
+            with self.batch_update():
+                await self._show_pane(number)
+
+    async def action_pane_step(self, step: int) -> None:
+        """Show the pane beside this one."""
+        await self.action_pane((self.number - 1 + step) % len(self.panes) + 1)
+
+    # -- actions -------------------------------------------------------------------------------
+
+    def action_pause(self) -> None:
+        """Hold the picture still; samples go on coming in."""
+        self.paused = not self.paused
+        self._held = _still(self.history) if self.paused else None
+        if not self.paused:
+            self.frame, self._skipped = self.newest, 0
+        with self.batch_update():
+            self._show_frame(self.frame if not self.paused else None)
+            self.say("paused: samples go on being taken, Space resumes" if self.paused else "")
+        self._keys_changed()
+
+    def action_interval(self, step: int) -> None:
+        """The next longer or shorter interval."""
+        later = [i for i in INTERVALS_NS if (i - self.interval_ns) * step > 0]
+        if not later:
+            self.say(f"every {interval_text(self.interval_ns)} is as far as it goes")
+            return
+        self.interval_ns = min(later, key=lambda i: abs(i - self.interval_ns))
+        self.source.set_interval(self.interval_ns)
+        self._show_lines()
+        self.say(f"a sample every {interval_text(self.interval_ns)}")
+
+    def _table(self) -> VirtualTable | None:
+        """The table that sorting is about: the one with the focus, or the pane's first."""
+        if isinstance(self.focused, VirtualTable):
+            return self.focused
+        return next(iter(self.pane.tables()), None)
+
+    def action_sort(self, step: int) -> None:
+        """Sort by the column beside the one sorted by."""
+        if (table := self._table()) is not None:
+            table.action_sort_step(step)
+
+    def action_invert(self) -> None:
+        """Turn the order round."""
+        if (table := self._table()) is not None:
+            table.action_invert()
+
+    def action_help(self) -> None:
+        """What this pane shows, and all keys."""
+        pane = self.pane
+        notes = []
+        if self.newest is not None:
+            health = self.newest.health
+            notes = [text for text in (health.banner, *health.notes) if text]
+            notes += [f"{p.name}: {p.status}. {p.reason or p.fallback}".rstrip(". ") + "."
+                      for p in health.probes if p.status != "live"]
+            notes += [f"The collector takes {fmt.size(health.collector_rss_bytes)} of memory; "
+                      f"a sample took {fmt.duration(health.tick_ns)} of CPU time."]
+        self.push_screen(Help(help_page(pane.title, pane.help_text(), self._pane_keys(), notes)))
+
+    def _pane_keys(self) -> list[KeyLine]:
+        """All keys of the pane and of what has the focus, shown in the footer or not."""
+        found: dict[str, KeyLine] = {}
+        for active in self.screen.active_bindings.values():
+            binding = active.binding
+            if isinstance(active.node, Widget) and not isinstance(active.node, Screen) \
+                    and binding.description:
+                text = binding.tooltip or binding.description
+                key = self.get_key_display(binding)
+                known = found.get(binding.action)
+                found[binding.action] = (f"{known[0]} {key}" if known else key,
+                                         text.rstrip(".") + ".")
+        return list(found.values())
+
+    def action_command_palette(self) -> None:
+        """Find an action by name."""
+        if not CommandPalette.is_open(cast(Any, self)):
+            self.push_screen(CalmPalette(id="--command-palette"))
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """For the palette: the table, and whatever the pane offers."""
+        for action in ACTIONS:
+            if action.name != "command_palette":
+                yield SystemCommand(f"{action.label} ({action.shown})", action.about,
+                                    lambda name=action.name: self._run(name, self))
+        for active in screen.active_bindings.values():
+            node, binding = active.node, active.binding
+            if isinstance(node, Widget) and not isinstance(node, Screen) and binding.description:
+                yield SystemCommand(f"{binding.description} ({self.get_key_display(binding)})",
+                                    binding.tooltip or f"In {self.pane.title}.",
+                                    lambda name=binding.action, on=node: self._run(name, on))
+
+    async def _run(self, action: str, node: Any) -> None:
+        await self.run_action(action, node)
+
+    def action_restart(self) -> None:
+        """A new collector after one has ended."""
+        if self.source.state != ENDED:
+            self.say("the collector is running")
+        elif self.source.restart():
+            self.say("starting a new collector", stay=True)
+        else:
+            self.say("nobody is there to start a collector: leave ktop and start it again", "bad")
+
+    def action_redraw(self) -> None:
+        """Draw all of it again: something else has written on the terminal."""
+        self.screen.refresh(layout=True)
+
+    def _resumed(self, _app: object) -> None:
+        """After Ctrl-Z and fg the screen is blank."""
+        self.screen.refresh(layout=True)
+
+
+def _still(history: History) -> History:
+    """The history as it is now, for a picture that stays while the real one goes on."""
+    held = copy.copy(history)
+    for name, value in vars(history).items():
+        if isinstance(value, deque):
+            setattr(held, name, value.copy())
+    return held
+
+
+def main(session: Session) -> int:
+    """The UI process: run the app on this terminal, return its exit status."""
+    options = session.options
+    app = KtopApp(LiveSource(session), options.interval_ns, bool(options.ascii))
+    app.run(mouse=terminal.mouse_wanted(options.mouse))
+    if app.failure is not None:
+        raise app.failure
+    return app.return_code or 0
