@@ -25,6 +25,7 @@ COMPILE_TIMEOUT_S = 60.0
 _CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "compile.py")
 _MAX_MESSAGE = 1 << 20
 _MAX_FDS = 250
+_BATCH = 512  # entries a batch: a hash bucket must fit, a big buffer costs its zeroing
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class Engine:
         """Every (key, value) of a hash map, in batches."""
         m = self.loaded.maps[name]
         keys, values, count = syscall.map_lookup_batch(
-            m.fd, m.key_size, m.value_size, min(m.max_entries, 4096))
+            m.fd, m.key_size, m.value_size, min(m.max_entries, _BATCH))
         view = memoryview(values)
         return [(keys[i * m.key_size:(i + 1) * m.key_size],
                  view[i * m.value_size:(i + 1) * m.value_size]) for i in range(count)]

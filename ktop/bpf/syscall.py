@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes as ct
 import errno
 import fcntl
+import functools
 import os
 import platform
 import struct
@@ -160,6 +161,7 @@ def map_lookup_batch(fd: int, key_size: int, value_size: int, entries: int) -> t
             return bytes(keys), bytes(values), total
 
 
+@functools.cache
 def possible_cpus() -> int:
     """How many CPUs a per-CPU map has values for (/sys/devices/system/cpu/possible)."""
     with open("/sys/devices/system/cpu/possible", encoding="ascii") as f:

@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass, field
 
 from ktop import hist
-from ktop.model import Cgroup, Hist, Process
+from ktop.model import OFF_CPU, Cgroup, Hist, Process
 from ktop.text import clean
 
 _FILEID_KERNFS = 0xFE
@@ -101,6 +101,35 @@ class _Known:
     parents: list[int] = field(default_factory=list)
 
 
+class _Sums:
+    """Running sums over the processes of one cgroup; exact up to floating point dust."""
+
+    __slots__ = ("blocked", "cpu", "off_cpu", "processes", "rated", "threads", "tracked", "wait")
+
+    def __init__(self) -> None:
+        self.processes = self.threads = self.rated = self.tracked = 0
+        self.cpu = self.wait = self.blocked = 0.0
+        self.off_cpu: dict[str, float] = {}
+
+    def add(self, p: Process, sign: int) -> None:
+        """Add (1) or take out (-1) one process."""
+        self.processes += sign
+        self.threads += sign * p.threads
+        if p.cpu_pct is not None:
+            self.rated += sign
+            self.cpu += sign * p.cpu_pct
+            self.wait += sign * (p.runq_wait_pct or 0.0)
+        if p.off_cpu_pct is not None:
+            self.tracked += sign
+            self.blocked += sign * (p.blocked_pct or 0.0)
+            for name, pct in p.off_cpu_pct.items():
+                self.off_cpu[name] = self.off_cpu.get(name, 0.0) + sign * pct
+
+
+def _no_dust(value: float) -> float:
+    return value if value > 1e-6 else 0.0
+
+
 class Cgroups:
     """Names cgroups and sums their processes, tick by tick."""
 
@@ -110,6 +139,8 @@ class Cgroups:
         self._fd = -1
         self._walked_ns = -_WALK_NS
         self._dead: dict[int, list[int]] = {}
+        self._sums: dict[int, _Sums] = {}
+        self._hists: dict[int, list[Hist]] = {}
         if hierarchy is not None:
             self._fd = os.open(hierarchy.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -215,31 +246,44 @@ class Cgroups:
             known.parents.append(inode)
         return known.parents
 
-    def rows(self, processes: list[Process], dead: dict[int, list[int]], now: int,
-             interval: int | None) -> list[Cgroup]:
+    def apply(self, changes: list[tuple[Process | None, Process | None]]) -> None:
+        """Keep the sums up to date: only processes that changed cost anything."""
+        self._hists = {}
+        for old, new in changes:
+            if old is not None and old.cgroup is not None:
+                self._sums[old.cgroup].add(old, -1)
+                if not self._sums[old.cgroup].processes:
+                    del self._sums[old.cgroup]
+            if new is not None and new.cgroup is not None:
+                self._sums.setdefault(new.cgroup, _Sums()).add(new, 1)
+                if new.runq is not None:
+                    self._hists.setdefault(new.cgroup, []).append(new.runq)
+
+    def off_cpu(self) -> dict[str, float] | None:
+        """Mean number of threads off CPU by reason, over all processes; None when not known."""
+        found = dict.fromkeys(OFF_CPU, 0.0)
+        for sums in self._sums.values():
+            for name, pct in sums.off_cpu.items():
+                found[name] += pct
+        known = any(sums.tracked for sums in self._sums.values())
+        return {name: _no_dust(pct) / 100.0 for name, pct in found.items()} if known else None
+
+    def rows(self, dead: dict[int, list[int]], now: int, interval: int | None) -> list[Cgroup]:
         """A row for each cgroup with processes or a quota. `dead`: cumulative histograms of ended
         threads by cgroup id."""
         found: dict[int, Cgroup] = {}
-        hists: dict[int, list[Hist]] = {}
-        for p in processes:
-            if p.cgroup is None:
-                continue
-            row = found.get(p.cgroup)
-            if row is None:
-                row = found[p.cgroup] = self._row(p.cgroup, now)
-            row.processes += 1
-            row.threads += p.threads
-            if p.cpu_pct is not None:
-                row.cpu_pct = (row.cpu_pct or 0.0) + p.cpu_pct
-                row.runq_wait_pct = (row.runq_wait_pct or 0.0) + (p.runq_wait_pct or 0.0)
-            if p.blocked_pct is not None:
-                row.blocked_pct = (row.blocked_pct or 0.0) + p.blocked_pct
-            if p.runq is not None:
-                hists.setdefault(p.cgroup, []).append(p.runq)
+        for cgroup, sums in self._sums.items():
+            row = found[cgroup] = self._row(cgroup, now)
+            row.processes, row.threads = sums.processes, sums.threads
+            if sums.rated:
+                row.cpu_pct, row.runq_wait_pct = _no_dust(sums.cpu), _no_dust(sums.wait)
+            if sums.tracked:
+                row.blocked_pct = _no_dust(sums.blocked)
         for cgroup in list(found):
             for above in self._ancestors(cgroup, now):
                 if above not in found:
                     found[above] = self._row(above, now)
+        hists = self._hists
         self._bury(dead, hists, found, now)
         for cgroup, row in list(found.items()):
             known = self._known.get(cgroup)

@@ -10,10 +10,12 @@ import psutil
 
 from ktop.bpf import syscall
 from ktop.bpf.engine import Engine, probe_table
+from ktop.bpf.probes import PROBES
 from ktop.model import Health, Probe
 
 # The kernel's run-time statistics cost two clock reads per program run: on one tick in ten.
 _STATS_EVERY = 10
+_ITERATORS = {p.name for p in PROBES if p.kind == "iter"}
 
 
 class HealthLayer:
@@ -29,6 +31,7 @@ class HealthLayer:
         self._before: dict[str, tuple[int, int]] = {}
         self._stats_since = 0
         self._probes_pct: float | None = None
+        self._map_bytes: int | None = None
         self._sampled: dict[str, tuple[int, int]] = {}
 
     def update(self, tick_ns: int | None) -> Health:
@@ -54,14 +57,18 @@ class HealthLayer:
             if probe.name in self._sampled:
                 probe.run_ns, probe.runs = self._sampled[probe.name]
         health.probes_cpu_pct, health.probes_estimated = self._probes_pct, True
-        health.map_bytes = self._engine.map_bytes()
+        if self._tick % _STATS_EVERY == 1:
+            self._map_bytes = self._engine.map_bytes()
+        health.map_bytes = self._map_bytes
 
     def _sample(self, now: int) -> None:
         """Statistics on for one tick in ten; what they say stands for the other nine."""
         assert self._engine is not None
         if self._stats_fd >= 0:
             times = self._engine.run_times()
-            spent = sum(ns - self._before.get(name, (0, 0))[0] for name, (ns, _) in times.items())
+            # An iterator runs inside our own read(2): it is in the collector's CPU time already.
+            spent = sum(ns - self._before.get(name, (0, 0))[0] for name, (ns, _) in times.items()
+                        if name not in _ITERATORS)
             self._probes_pct = spent * 100.0 / max(1, now - self._stats_since)
             self._sampled = times
             self._end_sample()

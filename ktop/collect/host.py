@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from ktop.model import Clock, Cpu, Host
+from ktop.model import Clock, Cpu, Host, Processes
 from ktop.text import clean
 
 _SHARES = ("user", "system", "nice", "irq", "softirq", "iowait", "steal", "idle")
@@ -105,12 +105,14 @@ class Users:
             except (KeyError, OSError):
                 self._names[uid] = str(uid)
 
-    def names(self, uids: set[int]) -> dict[int, str]:
+    def names(self, processes: Processes) -> dict[int, str]:
         """Names known by now; a new uid is asked for and known at a later tick."""
-        for uid in uids - self._asked:
-            self._asked.add(uid)
-            self._queue.put(uid)
-        return {uid: self._names[uid] for uid in uids if uid in self._names}
+        seen = {p.uid for p in processes.rows} | {e.uid for e in processes.events}
+        for uid in seen - self._asked:
+            if uid is not None:
+                self._asked.add(uid)
+                self._queue.put(uid)
+        return {uid: self._names[uid] for uid in seen if uid is not None and uid in self._names}
 
     def close(self) -> None:
         """End the thread, unless a look-up hangs."""

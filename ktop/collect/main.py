@@ -15,7 +15,7 @@ from ktop.collect import host as host_mod
 from ktop.collect.health import HealthLayer
 from ktop.collect.processes import ProcessesLayer
 from ktop.collect.proc import ProcfsLayer
-from ktop.collect.sched import SchedLayer, off_cpu
+from ktop.collect.sched import SchedLayer
 from ktop.model import SCHEMA, Frame, Processes, Sched
 
 FIRST_INTERVAL_NS = 250_000_000  # the first rates come early
@@ -107,10 +107,13 @@ class Collector:
         processes = self._processes.update() if self._processes else self._procfs.update()
         sched = self._sched.update(cpus, interval) if self._sched else Sched()
         dead = self._processes.dead_histograms() if self._processes else {}
-        groups = self._cgroups.rows(processes.rows, dead, now, interval)
-        sched.off_cpu = off_cpu(processes.rows)
-        if interval and self._processes is not None:
-            sched.migrations_per_s = sum(p.migrations_per_s or 0.0 for p in processes.rows)
+        if self._processes is not None:
+            changes = self._processes.changes
+            self._cgroups.apply(changes)
+            sched.off_cpu = self._cgroups.off_cpu()
+            if interval:
+                sched.migrations_per_s = sum(p.migrations_per_s or 0.0 for _, p in changes if p)
+        groups = self._cgroups.rows(dead, now, interval)
         health = self._health.update(self._tick_ns)
         health.skipped_frames = self.skipped_frames
         if self._processes is not None:
@@ -120,14 +123,9 @@ class Collector:
         frame = Frame(
             schema=SCHEMA, seq=self._seq, clock=clock, host=host_mod.host(self._clocks),
             processes=processes, sched=sched, cpus=cpus, cgroups=groups,
-            users=self._users.names(self._uids(processes)), health=health)
+            users=self._users.names(processes), health=health)
         self._tick_ns = time.process_time_ns() - began
         return frame
-
-    @staticmethod
-    def _uids(processes: Processes) -> set[int]:
-        found = {p.uid for p in processes.rows if p.uid is not None}
-        return found | {e.uid for e in processes.events}
 
     def close(self) -> None:
         """Detach everything."""

@@ -44,6 +44,8 @@ class ProcessesLayer:
         self._pending: list[ProcessEvent] = []
         self._folds: events.Folds | None = None
         self._counters: dict[str, int] | None = None
+        self._no_args: set[int] = set()   # processes whose command line is still to be read
+        self._execd: set[int] = set()     # processes with an exec rate other than zero
         self.lost = 0
         self.lost_total = 0
         self.untracked_total = 0
@@ -64,41 +66,54 @@ class ProcessesLayer:
             self._folds = events.Folds(now)
         for event in found:
             self._folds.add(event, now)
+        self._arguments(found)
+        self._exec_rates(found, interval)
         rows = self._table.rows()
-        self._arguments(rows, found)
-        self._exec_rates(rows, found, interval)
         shown, cut = events.feed(found)
         layer = Processes(rows=rows, threads=self._table.threads(), events=shown, events_cut=cut,
                           folds=self._folds.rows(now))
         self._totals(layer, interval)
         return layer
 
-    def _arguments(self, rows: list[Process], found: list[ProcessEvent]) -> None:
+    @property
+    def changes(self) -> list[tuple[Process | None, Process | None]]:
+        """(row before, row now) of the processes that changed in the last update."""
+        return self._table.changes
+
+    def _arguments(self, found: list[ProcessEvent]) -> None:
         """Command lines: from the exec event where there was one, else once from /proc."""
         executed = {e.pid: e.args for e in found if e.kind == "exec"}
-        budget = _ARGS_PER_TICK
-        for row in rows:
+        for _, row in self._table.changes:
+            if row is None:
+                continue
             if row.pid in executed:
                 row.args = executed[row.pid]
-            elif row.args is None and not row.kernel_thread and budget:
-                row.args = read_cmdline(row.pid) or ""
-                budget -= 1
+            elif row.args is None and not row.kernel_thread:
+                self._no_args.add(row.pid)
+        for pid in list(self._no_args)[:_ARGS_PER_TICK]:
+            self._no_args.discard(pid)
+            row = self._table.row(pid)
+            if row is not None and row.args is None:
+                row.args = read_cmdline(pid) or ""
 
-    @staticmethod
-    def _exec_rates(rows: list[Process], found: list[ProcessEvent], interval: int | None) -> None:
-        if not interval:
+    def _exec_rates(self, found: list[ProcessEvent], interval: int | None) -> None:
+        if not interval or not self._engine.live("process_exec"):
             return
         execs: dict[int, int] = {}
         for event in found:
             if event.kind == "exec":
                 execs[event.pid] = execs.get(event.pid, 0) + 1
                 execs[event.ppid] = execs.get(event.ppid, 0) + 1
-        for row in rows:
-            n = execs.get(row.pid, 0)
-            if n or row.execs_per_s:
-                row.execs_per_s = n * 1e9 / interval
-            elif row.execs_per_s is None and row.cpu_pct is not None:
+        for pid in self._execd - execs.keys():
+            execs[pid] = 0
+        for _, row in self._table.changes:
+            if row is not None and row.execs_per_s is None:
                 row.execs_per_s = 0.0
+        for pid, n in execs.items():
+            row = self._table.row(pid)
+            if row is not None:
+                row.execs_per_s = n * 1e9 / interval
+        self._execd = {pid for pid, n in execs.items() if n}
 
     def _read_counters(self) -> dict[str, int]:
         return {name: sum(struct.unpack("@Q", raw)[0]

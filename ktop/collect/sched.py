@@ -8,7 +8,8 @@ from typing import NamedTuple
 from ktop import hist
 from ktop.bpf.engine import Engine
 from ktop.bpf.layout import HIST_SLOTS, RUNQLEN_SLOTS
-from ktop.model import OFF_CPU, Cpu, Process, Sched
+from ktop.bpf.probes import RUNQLEN_HZ
+from ktop.model import Cpu, Sched
 
 _CPU = struct.Struct(f"@QQQ{HIST_SLOTS}Q{RUNQLEN_SLOTS}Q")
 
@@ -74,7 +75,7 @@ class SchedLayer:
                 row.switches_per_s = (a.switches - b.switches) * 1e9 / interval
                 row.waiting = (a.wait_ns - b.wait_ns) / interval
             if sampled:
-                self._lengths(row, _grown(a.runqlen, b.runqlen), lengths)
+                self._lengths(row, _grown(a.runqlen, b.runqlen), interval, lengths)
         sched = Sched(runq_len=lengths)
         if live:
             counts = [sum(column) for column in zip(
@@ -87,7 +88,10 @@ class SchedLayer:
         return sched
 
     @staticmethod
-    def _lengths(row: Cpu, samples: list[int], lengths: dict[int, int]) -> None:
+    def _lengths(row: Cpu, samples: list[int], interval: int, lengths: dict[int, int]) -> None:
+        # A busy CPU always takes its sampling interrupt; an idle one may sleep through it (seen
+        # on guests), so samples that did not come are samples of an empty queue.
+        samples[0] += max(0, RUNQLEN_HZ * interval // 1_000_000_000 - sum(samples))
         row.runq_samples = sum(samples)
         if not row.runq_samples:
             return
@@ -97,14 +101,3 @@ class SchedLayer:
             if n:
                 lengths[i] = lengths.get(i, 0) + n
 
-
-def off_cpu(processes: list[Process]) -> dict[str, float] | None:
-    """Mean number of threads off CPU by reason, over all processes; None when nothing is known."""
-    found = dict.fromkeys(OFF_CPU, 0.0)
-    known = False
-    for p in processes:
-        if p.off_cpu_pct is not None:
-            known = True
-            for name, pct in p.off_cpu_pct.items():
-                found[name] += pct
-    return {name: pct / 100.0 for name, pct in found.items()} if known else None

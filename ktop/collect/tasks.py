@@ -33,7 +33,8 @@ class _Process:
 class TaskTable:
     """Keeps the last read and turns the next one into rows.
 
-    born, ended: pids of the processes that came and went since the last `update`.
+    changes: (row before, row now) of every process that came, went or changed in the last
+    `update`; None where there is none.
     """
 
     def __init__(self, syscalls: dict[int, str]) -> None:
@@ -42,8 +43,7 @@ class TaskTable:
         self._processes: dict[int, _Process] = {}
         self._unsettled: set[int] = set()  # changed in the last tick: their rates are still moving
         self._last_ns: int | None = None
-        self.born: set[int] = set()
-        self.ended: set[int] = set()
+        self.changes: list[tuple[Process | None, Process | None]] = []
 
     def update(self, data: bytes, now: int, boot_offset_ns: int) -> None:
         """Take in one read made at `now` (CLOCK_MONOTONIC ns).
@@ -52,34 +52,32 @@ class TaskTable:
         """
         current = {chunk for (chunk,) in _CUT.iter_unpack(data)}
         changed, gone = current - self._seen, self._seen - current
-        self.born, self.ended = set(), set()
+        self.changes = []
         interval = Interval(self._last_ns, now, boot_offset_ns)
-        histograms = [_HIST.unpack(chunk) for chunk in changed if chunk[:4] == _HIST_TAG]
-        records = [TaskRecord._make(TASK_STRUCT.unpack(chunk)) for chunk in changed
-                   if chunk[:4] != _HIST_TAG]
+        histograms = {chunk for chunk in changed if chunk[:4] == _HIST_TAG}
+        records = [TaskRecord._make(TASK_STRUCT.unpack(chunk)) for chunk in changed - histograms]
         touched = {record.tgid for record in records}
         for record in records:
             self._enter(record, interval)
         touched |= self._leave(gone, {record.pid for record in records})
-        by_tid = {tid: tuple(counts) for _, tid, *counts in histograms}
+        by_tid = {tid: tuple(counts) for _, tid, *counts in map(_HIST.unpack, histograms)}
         for pid in touched | self._unsettled:
             process = self._processes.get(pid)
             if process is not None:
                 self._refresh(process, by_tid, interval)
-        self._seen = {chunk for chunk in current if chunk[:4] != _HIST_TAG}
-        self._unsettled = touched - self.ended
+        self._seen = current - histograms
+        self._unsettled = touched
         self._last_ns = now
 
     def _enter(self, record: TaskRecord, interval: Interval) -> None:
         process = self._processes.get(record.tgid)
         if process is None:
             process = self._processes[record.tgid] = _Process()
-            self.born.add(record.tgid)
         thread = process.threads.get(record.pid)
         if thread is None or thread.record.start_boottime_ns != record.start_boottime_ns:
             if thread is not None and record.pid == record.tgid:  # the number was used again
+                self.changes.append((process.row, None))
                 process.row = None
-                self.born.add(record.tgid)
             process.threads[record.pid] = TaskThread(record, interval)
         else:
             thread.record = record
@@ -96,18 +94,25 @@ class TaskTable:
             touched.add(tgid)
             if not process.threads:
                 del self._processes[tgid]
-                self.ended.add(tgid)
+                self.changes.append((process.row, None))
         return touched
 
     def _refresh(self, process: _Process, histograms: dict[int, tuple[int, ...]],
                  interval: Interval) -> None:
         for tid, thread in process.threads.items():
             thread.take_histogram(histograms.get(tid))
+        before = process.row
         process.row, process.thread_rows = self._rows.make(
-            list(process.threads.values()), process.ended, process.row, interval)
+            list(process.threads.values()), process.ended, before, interval)
+        self.changes.append((before, process.row))
         process.ended = []
         for thread in process.threads.values():
             thread.before = thread.record
+
+    def row(self, pid: int) -> Process | None:
+        """A process's row, None when there is no such process."""
+        process = self._processes.get(pid)
+        return process.row if process else None
 
     def rows(self) -> list[Process]:
         """Every process's row, in no order."""

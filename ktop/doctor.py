@@ -1,0 +1,181 @@
+"""`ktop doctor`: what this machine lets ktop see, probe by probe, and why not the rest.
+
+Loads and attaches everything for a moment, so that what it says is what will happen.
+Exit status: 0 ktop can run live, 1 only without BPF, 2 not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ktop import __version__
+from ktop.bpf.engine import Engine, Loaded, probe_table
+from ktop.bpf.probes import TRACEFS
+from ktop.collect.cgroups import find_hierarchy
+from ktop.text import clean
+
+# include/uapi/linux/capability.h: those that decide what ktop may see.
+_CAPABILITIES = {2: "CAP_DAC_READ_SEARCH", 12: "CAP_NET_ADMIN", 19: "CAP_SYS_PTRACE",
+                 21: "CAP_SYS_ADMIN", 24: "CAP_SYS_RESOURCE", 38: "CAP_PERFMON", 39: "CAP_BPF"}
+_PERF_PARANOID = "/proc/sys/kernel/perf_event_paranoid"
+
+
+@dataclass
+class Check:
+    """One line: ok is None where it decides nothing."""
+
+    name: str
+    value: str
+    ok: bool | None
+    advice: str = ""
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="backslashreplace") as f:
+            return clean(f.read().strip(), 200)
+    except OSError:
+        return None
+
+
+def _capabilities() -> Check:
+    status = _read_status("CapEff")
+    if status is None:
+        return Check("capabilities", "unknown: /proc/self/status cannot be read", None)
+    held = int(status, 16)
+    have = [name for bit, name in _CAPABILITIES.items() if held >> bit & 1]
+    lack = [name for bit, name in _CAPABILITIES.items() if not held >> bit & 1]
+    enough = bool(held >> 21 & 1) or bool(held >> 39 & 1 and held >> 38 & 1)
+    value = "all that matter" if not lack else f"has {' '.join(have) or 'none'}; lacks {' '.join(lack)}"
+    return Check("capabilities", value, enough, "" if enough else "run it as root: sudo ktop")
+
+
+def _read_status(name: str) -> str | None:
+    try:
+        with open("/proc/self/status", encoding="ascii") as f:
+            return next(line.split()[1] for line in f if line.startswith(name + ":"))
+    except (OSError, StopIteration):
+        return None
+
+
+def _lockdown() -> Check:
+    text = _read("/sys/kernel/security/lockdown")
+    if text is None:
+        return Check("lockdown", "unknown: securityfs is not mounted, or no lockdown LSM", None)
+    mode = text[text.find("[") + 1:text.find("]")] if "[" in text else text
+    return Check("lockdown", mode, mode != "confidentiality",
+                 "" if mode != "confidentiality" else "confidentiality mode forbids BPF reads of kernel memory")
+
+
+def _tracefs() -> Check:
+    if os.path.exists(os.path.join(TRACEFS, "events")):
+        return Check("tracefs", f"mounted at {TRACEFS}", True)
+    return Check("tracefs", "not mounted", None,
+                 f"ktop mounts it at {TRACEFS} when a probe needs it")
+
+
+def _cgroups() -> Check:
+    try:
+        hierarchy = find_hierarchy()
+    except OSError as err:
+        return Check("cgroups", f"/proc/mounts: {err.strerror}", False)
+    if hierarchy is None:
+        return Check("cgroups", "none mounted", None, "processes cannot be shown by cgroup")
+    version = "v1, the cpu controller's hierarchy" if hierarchy.v1 else "v2"
+    return Check("cgroups", f"{version}, at {clean(hierarchy.root, 200)}", True)
+
+
+def _bcc(loaded: Loaded) -> Check:
+    facts = loaded.facts
+    if facts:
+        return Check("bcc", f"{facts['bcc']}, of {facts['python']}", True)
+    reason = loaded.fatal or "not tried"
+    advice = ("" if "python3-bpfcc" not in reason else
+              "apt-get install python3-bpfcc" if shutil.which("apt-get") else
+              "dnf install python3-bcc")
+    return Check("bcc", reason, False, advice)
+
+
+def checks(loaded: Loaded) -> list[Check]:
+    """Everything about the machine that decides what ktop can do here."""
+    name = os.uname()
+    btf = os.path.exists("/sys/kernel/btf/vmlinux")
+    return [
+        Check("ktop", f"{__version__}, Python {platform.python_version()}", sys.version_info >= (3, 11)),
+        Check("kernel", f"{clean(name.sysname, 20)} {clean(name.release, 80)} {name.machine}",
+              name.sysname == "Linux"),
+        Check("BTF", f"/sys/kernel/btf/vmlinux, {os.path.getsize('/sys/kernel/btf/vmlinux'):,} bytes"
+              if btf else "none: CONFIG_DEBUG_INFO_BTF is off", btf or None,
+              "" if btf else "kernel headers are used instead, if they are installed"),
+        _tracefs(), _capabilities(), _lockdown(), _bcc(loaded), _cgroups(),
+        Check("perf_event_paranoid", _read(_PERF_PARANOID) or "unknown", None),
+        Check("unprivileged BPF", {"0": "allowed", "1": "off for good", "2": "off"}.get(
+            _read("/proc/sys/kernel/unprivileged_bpf_disabled") or "", "unknown"), None),
+    ]
+
+
+def examine() -> dict[str, Any]:
+    """All of doctor's findings, as its --json prints them."""
+    hierarchy = find_hierarchy()
+    engine = Engine({"cgroup_v1": bool(hierarchy and hierarchy.v1)})
+    if os.geteuid() == 0:
+        engine.start()
+        engine.wait()
+        engine.watch({"processes", "sched"})
+    else:
+        engine.loaded.fatal = "not root"
+    try:
+        found = checks(engine.loaded)
+        probes = probe_table(engine.loaded)
+        notes = engine.loaded.facts.get("notes", [])
+        live = engine.live("tasks")
+    finally:
+        engine.close()
+    status = 2 if platform.system() != "Linux" or sys.version_info < (3, 11) else 0 if live else 1
+    return {"status": status, "verdict": _VERDICTS[status], "checks": [asdict(c) for c in found],
+            "probes": probes, "notes": notes}
+
+
+_VERDICTS = ("ktop can run live", "ktop can run, but without BPF: from /proc only",
+             "ktop cannot run here")
+
+
+def _print(findings: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=False)
+    machine = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for check in findings["checks"]:
+        mark = {True: "ok", False: "NO", None: "-"}[check["ok"]]
+        machine.add_row(mark, check["name"], Text(" ".join((check["value"], check["advice"])).strip()))
+    console.print(machine)
+    console.print()
+    probes = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("PROBE", "STATUS", "ATTACHED TO", "SHOWS, OR WHAT STANDS IN AND WHY"):
+        probes.add_column(title, no_wrap=title != "SHOWS, OR WHAT STANDS IN AND WHY")
+    for p in findings["probes"]:
+        shown = (f"{p['shows']}; cannot see: {p['blind']}" if p["status"] == "live" else
+                 f"{p['reason']}. In its place: {p['fallback']}")
+        probes.add_row(Text(p["name"]), p["status"], Text(p["attach"]), Text(shown))
+    console.print(probes)
+    for note in findings["notes"]:
+        console.print(Text(f"note: {note}"))
+    console.print(Text(f"\n{findings['verdict']}"))
+
+
+def main(as_json: bool = False) -> int:
+    """Examine, print, and return the exit status."""
+    findings = examine()
+    if as_json:
+        print(json.dumps(findings, indent=2, ensure_ascii=False))
+    else:
+        _print(findings)
+    return int(findings["status"])
