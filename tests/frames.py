@@ -239,7 +239,7 @@ def make_frame(seq: int = 1, processes: int = 50, cpus: int = 2, busy: float = 1
         sched=Sched(
             runq=None if no_sched else runq,
             runq_len={0: 60, 1: 90, 2: 30, 3: 12, 5: 2} if busy else {0: 190, 1: 4},
-            waiting=None if no_sched else 0.42 * busy,
+            waiting=None if no_sched else runq.sum_ns / SECOND,
             switches_per_s=None if no_sched else 200 + 6200.0 * busy,
             migrations_per_s=None if no_sched else 140.0 * busy,
             off_cpu=None if no_sched else

@@ -1,0 +1,134 @@
+"""The recent past that charts and feeds need, taken from Frames as they pass. Bounded; no clock.
+
+A tick keeps a few figures and one histogram, not its Frame. Time is the frames' own: monotonic,
+plus the time that passed while the machine was suspended: a suspend is a gap. What was not measured
+stays a gap: columns without a tick are None, not zero.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from ktop import hist
+from ktop.model import Frame, Hist, ProcessEvent
+
+SECOND = 1_000_000_000
+SPAN_NS = 600 * SECOND
+EVENTS = 5_000
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One frame's figures. It speaks for the time (at_ns - interval_ns, at_ns].
+
+    busy_pct: per CPU, 100 - idle - iowait. Units and None as in the model.
+    """
+
+    at_ns: int
+    wall_ns: int
+    interval_ns: int | None
+    runq: Hist | None
+    waiting: float | None
+    switches_per_s: float | None
+    migrations_per_s: float | None
+    forks_per_s: float | None
+    execs_per_s: float | None
+    exits_per_s: float | None
+    tasks: int
+    busy_pct: dict[int, float | None]
+    runq_len: dict[int, float | None]
+
+
+@dataclass(frozen=True)
+class FeedEvent:
+    """An event with the number it got here: its identity in the feed."""
+
+    serial: int
+    event: ProcessEvent
+
+
+def _busy(idle: float | None, iowait: float | None) -> float | None:
+    return None if idle is None else max(0.0, 100.0 - idle - (iowait or 0.0))
+
+
+class History:
+    """The last `span_ns` of ticks and the last `events` events. The app feeds it every frame."""
+
+    def __init__(self, span_ns: int = SPAN_NS, events: int = EVENTS) -> None:
+        self.span_ns = span_ns
+        self.ticks: deque[Tick] = deque()
+        self._events: deque[FeedEvent] = deque(maxlen=events)
+        self._serial = 0
+        self._monotonic_ns: int | None = None
+        self._suspended_ns = 0
+        self.events_cut = 0  # events that happened and were not in their frame
+
+    def clear(self) -> None:
+        """Forget everything: another host, or a jump in a recording."""
+        self.ticks.clear()
+        self._events.clear()
+        self._monotonic_ns = None
+        self._suspended_ns = 0
+        self.events_cut = 0
+
+    def add(self, frame: Frame) -> None:
+        """Take what charts need from a frame. One that is older than the last starts afresh."""
+        clock = frame.clock
+        if self._monotonic_ns is not None:
+            if clock.monotonic_ns == self._monotonic_ns:
+                return
+            if clock.monotonic_ns < self._monotonic_ns:
+                self.clear()
+        self._monotonic_ns = clock.monotonic_ns
+        # a step of the clock looks like a suspend when it goes forward, and like nothing backward
+        self._suspended_ns += max(0, clock.gap_ns)
+        at_ns = clock.monotonic_ns + self._suspended_ns
+        sched, processes = frame.sched, frame.processes
+        self.ticks.append(Tick(
+            at_ns, clock.wall_ns, clock.interval_ns, sched.runq, sched.waiting,
+            sched.switches_per_s, sched.migrations_per_s, processes.forks_per_s,
+            processes.execs_per_s, processes.exits_per_s, len(processes.rows),
+            {c.cpu: _busy(c.idle_pct, c.iowait_pct) for c in frame.cpus},
+            {c.cpu: c.runq_len for c in frame.cpus}))
+        while self.ticks[0].at_ns < at_ns - self.span_ns:
+            self.ticks.popleft()
+        for event in processes.events:
+            self._serial += 1
+            self._events.append(FeedEvent(self._serial, event))
+        self.events_cut += processes.events_cut
+
+    @property
+    def newest(self) -> Tick | None:
+        """The last tick."""
+        return self.ticks[-1] if self.ticks else None
+
+    def events(self) -> list[FeedEvent]:
+        """Executions and exits, newest first."""
+        return list(reversed(self._events))
+
+    def runq_columns(self, columns: int, span_ns: int) -> list[Hist | None]:
+        """Run queue latency over the last `span_ns`, oldest first, in `columns` equal parts.
+
+        Parts begin at multiples of their own length, so that a tick changes the newest one only.
+        None: no histogram in that time. A tick longer than a part fills every part it spans.
+        """
+        parts: list[list[Hist]] = [[] for _ in range(columns)]
+        if not self.ticks or columns <= 0:
+            return [None] * columns
+        length = max(1, span_ns // columns)
+        last = self.ticks[-1].at_ns // length
+        for tick in reversed(self.ticks):
+            if tick.runq is None or not tick.interval_ns:
+                continue
+            begin = tick.at_ns - tick.interval_ns
+            middle = (begin + tick.interval_ns // 2) // length
+            first = middle if tick.interval_ns <= length else (begin + length // 2) // length
+            final = middle if tick.interval_ns <= length else (tick.at_ns - length // 2) // length
+            if last - final >= columns:
+                break
+            for part in range(first, final + 1):
+                at = columns - 1 - (last - part)
+                if 0 <= at < columns:
+                    parts[at].append(tick.runq)
+        return [hist.merge(found) if found else None for found in parts]

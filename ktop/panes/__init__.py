@@ -1,0 +1,15 @@
+"""One module per tab. `PANES` is the tab order.
+
+A pane: class attributes `title` and `key` (the digit of its tab), BINDINGS with ids and
+descriptions, `show(frame, history)` once per tick while it is visible, `help_text()`.
+"""
+
+from ktop.panes.base import Pane
+from ktop.panes.coming import BlockPane, ComingPane, DiagnosisPane, FilesPane, TcpPane
+from ktop.panes.processes import ProcessesPane
+from ktop.panes.sched import SchedulerPane
+
+PANES: list[type[Pane]] = [ProcessesPane, FilesPane, TcpPane, BlockPane, SchedulerPane,
+                           DiagnosisPane]
+
+__all__ = ["PANES", "ComingPane", "Pane", "ProcessesPane", "SchedulerPane"]

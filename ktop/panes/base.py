@@ -1,0 +1,104 @@
+"""What a pane is: a view of Frames and their History, and of nothing else."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual.widget import Widget
+
+from ktop.history import History
+from ktop.model import Frame
+from ktop.widgets.columns import Column
+from ktop.widgets.table import VirtualTable
+
+
+class Pane(Widget):
+    """One tab. It never reads the kernel, /proc or a clock.
+
+    title, key: of the tab. BINDINGS carry ids and descriptions; footer, help and palette are made
+    from them.
+    """
+
+    title: ClassVar[str] = ""
+    key: ClassVar[str] = ""
+    DEFAULT_CSS = """
+    Pane { width: 1fr; height: 1fr; layout: vertical; }
+    """
+
+    def show(self, frame: Frame, history: History) -> None:
+        """Show this tick. Called once per tick while visible, and at once on becoming visible."""
+        raise NotImplementedError
+
+    def help_text(self) -> str:
+        """Plain text: what each figure means, its unit, where in the kernel it comes from."""
+        raise NotImplementedError
+
+    def tables(self) -> list[VirtualTable]:
+        """The tables that are in view, the main one first: what sort and find work on."""
+        return [table for table in self.query(VirtualTable) if _in_view(table, self)]
+
+    def focus_main(self) -> None:
+        """Put the keyboard focus where this pane wants it."""
+        tables = self.tables()
+        self.screen.set_focus(tables[0] if tables else None)
+
+
+def _in_view(widget: Widget, pane: Widget) -> bool:
+    node: Widget | None = widget
+    while node is not None and node is not pane:
+        if not node.display:
+            return False
+        node = node.parent if isinstance(node.parent, Widget) else None
+    return True
+
+
+class Names:
+    """Users and cgroups by number. Remembers those that are gone: events still speak of them."""
+
+    LIMIT = 20_000
+
+    def __init__(self) -> None:
+        self._users: dict[int, str] = {}
+        self._cgroups: dict[int, str] = {}
+        self.uptime_ns = 0
+
+    def learn(self, frame: Frame) -> None:
+        """Take the names of this frame."""
+        if len(self._cgroups) > self.LIMIT:
+            self._cgroups.clear()
+        self._users.update(frame.users)
+        self._cgroups.update((group.id, group.name) for group in frame.cgroups)
+        self.uptime_ns = frame.host.uptime_ns
+
+    def user(self, uid: int | None) -> str:
+        """User name, else the number, "-" when unknown."""
+        return "-" if uid is None else self._users.get(uid, str(uid))
+
+    def cgroup(self, number: int | None) -> str:
+        """Container, pod or unit; its id when it was never seen; "-" when unknown."""
+        return "-" if number is None else self._cgroups.get(number, str(number))
+
+
+def why_missing(frame: Frame, probe: str, what: str = "no histogram") -> str:
+    """Why something that `probe` measures is not there, in one line."""
+    found = next((p for p in frame.health.probes if p.name == probe), None)
+    if found is not None and found.status != "live":
+        instead = f"; instead: {found.fallback}" if found.status == "fallback" else ""
+        return f"{what}: probe {found.name} {found.status}: {found.reason or 'no reason'}{instead}"
+    if frame.clock.interval_ns is None:
+        return f"{what} yet: it takes one full interval"
+    if frame.health.source != "bpf":
+        return f"{what}: without BPF it cannot be known"
+    return f"{what}: nothing happened in this interval"
+
+
+def column_help(columns: Iterable[Column], width: int = 76) -> str:
+    """The columns' own help, one below the other."""
+    lines: list[str] = []
+    for column in columns:
+        if column.help:
+            lines += textwrap.wrap(column.help, width, initial_indent=f"  {column.title:<10}",
+                                   subsequent_indent=" " * 12)
+    return "\n".join(lines)

@@ -1,0 +1,265 @@
+"""Scheduler: how long threads wait for a CPU, on which one, who waits, and who is held back."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+
+from ktop import format as fmt
+from ktop import hist
+from ktop.history import History
+from ktop.model import OFF_CPU, Frame
+from ktop.panes.base import Names, Pane, column_help, why_missing
+from ktop.panes.sched_columns import cgroup_columns, cpu_columns, waiter_columns
+from ktop.widgets.bars import KINDS, ValueBars, legend
+from ktop.widgets.heatmap import Heatmap
+from ktop.widgets.histogram import Histogram
+from ktop.widgets.strips import Line, Piece, Rule
+from ktop.widgets.table import VirtualTable
+
+WIDE, HIGH = 120, 32  # size of the pane from which everything is on one screen
+SPAN_NS = 300 * 1_000_000_000
+VIEWS = ("overview", "cpus", "waiters", "cgroups", "offcpu")
+_VIEW_SECTIONS = {"overview": ("hist", "heat"), "cpus": ("cpus",), "waiters": ("waiters",),
+                  "cgroups": ("cgroups",), "offcpu": ("offcpu",)}
+_SECTIONS = ("hist", "heat", "cpus", "offcpu", "waiters", "cgroups")
+_LEFT = ("hist", "heat")
+_CPU_ROWS = 8  # at most, beside everything else
+_TITLES = {"hist": "Run queue latency", "heat": "The last 5 minutes", "cpus": "CPUs",
+           "waiters": "Top waiters", "cgroups": "Control groups", "offcpu": "Threads off CPU"}
+_OFF_CPU_HELP = {
+    "disk": "uninterruptible, waiting for a block device (iowait)",
+    "uninterruptible": "state D for another reason", "io": "waiting in a file system call",
+    "network": "waiting in a socket call", "lock": "waiting for a lock (futex, flock)",
+    "sleep": "by choice: timers, polling, waiting for children or work",
+    "stopped": "by a signal or a debugger", "other": "none of these"}
+
+
+class SchedulerPane(Pane):
+    """Run queue latency now and over time, CPUs, waiters, cgroups, time off CPU."""
+
+    title = "Scheduler"
+    key = "5"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("v", "view", "View", id="sched.view",
+                tooltip="Overview, CPUs, waiters, control groups, threads off CPU"),
+        Binding("o", "other", "Other part", id="sched.other",
+                tooltip="Move the focus to the next table"),
+    ]
+    DEFAULT_CSS = """
+    SchedulerPane #body { layout: horizontal; width: 1fr; height: 1fr; }
+    SchedulerPane .column { layout: vertical; width: 1fr; height: 1fr; }
+    SchedulerPane.-rich #left { margin: 0 1 0 0; }
+    SchedulerPane .section { layout: vertical; width: 1fr; height: 1fr; }
+    SchedulerPane #legend { height: 1; }
+    """
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.names = Names()
+        self.view = "overview"
+        self._frame: Frame | None = None
+        self._history: History | None = None
+
+    def compose(self) -> ComposeResult:
+        """A summary, and six sections in two columns."""
+        yield Line(id="summary")
+        with Container(id="body"):
+            with Container(id="left", classes="column"):
+                with Container(id="hist", classes="section"):
+                    yield Rule(_TITLES["hist"], id="hist-rule")
+                    yield Histogram(id="histogram")
+                with Container(id="heat", classes="section"):
+                    yield Rule(_TITLES["heat"], id="heat-rule")
+                    yield Heatmap(id="heatmap")
+            with Container(id="right", classes="column"):
+                with Container(id="cpus", classes="section"):
+                    yield Rule(_TITLES["cpus"], id="cpus-rule")
+                    yield VirtualTable(cpu_columns(), lambda c: c.cpu, frozen=1, sort=None,
+                                       id="cpus-table")
+                    yield Line(id="legend")
+                with Container(id="offcpu", classes="section"):
+                    yield Rule(_TITLES["offcpu"], id="offcpu-rule")
+                    yield ValueBars(id="offcpu-bars")
+                with Container(id="waiters", classes="section"):
+                    yield Rule(_TITLES["waiters"], id="waiters-rule")
+                    yield VirtualTable(waiter_columns(self.names),
+                                       lambda p: (p.pid, p.start_boottime_ns), frozen=1,
+                                       sort="runq", id="waiters-table", empty="nobody waits")
+                with Container(id="cgroups", classes="section"):
+                    yield Rule(_TITLES["cgroups"], id="cgroups-rule")
+                    yield VirtualTable(cgroup_columns(), lambda g: g.id, frozen=0, sort="cpu",
+                                       id="cgroups-table", empty="none known")
+
+    # -- each tick -----------------------------------------------------------------------------
+
+    def show(self, frame: Frame, history: History) -> None:
+        """This tick's scheduler: only what is in view is worked out."""
+        self._frame, self._history = frame, history
+        self.names.learn(frame)
+        self.query_one("#summary", Line).set(self._summary(frame))
+        for section in _SECTIONS:
+            if self.query_one(f"#{section}").display:
+                getattr(self, f"_show_{section}")(frame, history)
+
+    def _summary(self, frame: Frame) -> list[Piece]:
+        """The identity that ties rate and latency to the number of waiting threads."""
+        sched, interval = frame.sched, frame.clock.interval_ns
+        n = hist.count(sched.runq) if sched.runq else None
+        waits = n * 1e9 / interval if n is not None and interval else None
+        mean = sched.runq.sum_ns / n if sched.runq and n else None
+        return [
+            (" ", "normal"), (fmt.rate(waits), "strong"), (" waits/s  x  ", "dim"),
+            (fmt.duration(mean), "strong"), (" mean wait  =  ", "dim"),
+            (fmt.number(sched.waiting), "strong"), (" waiting", "dim"),
+            ("     ", "normal"), (fmt.rate(sched.switches_per_s), "normal"),
+            (" switches/s   ", "dim"), (fmt.rate(sched.migrations_per_s), "normal"),
+            (" migrations/s", "dim")]
+
+    def _show_hist(self, frame: Frame, _history: History) -> None:
+        runq = frame.sched.runq
+        interval = frame.clock.interval_ns
+        self.query_one("#hist-rule", Rule).set(
+            note=f"waits of the last {fmt.duration(interval)}" if runq and interval else "")
+        empty = ("nothing waited in this interval" if runq is not None
+                 else why_missing(frame, "sched_switch"))
+        self.query_one(Histogram).show(runq, empty)
+
+    def _show_heat(self, frame: Frame, history: History) -> None:
+        heatmap = self.query_one(Heatmap)
+        columns = history.runq_columns(heatmap.columns, SPAN_NS)
+        known = [h for h in columns if h is not None]
+        note = ""
+        if known:
+            p99 = hist.percentile(hist.merge(known), 99)
+            note = f"P99 {fmt.duration(p99)}  slow above, newest right"
+        self.query_one("#heat-rule", Rule).set(note=note)
+        heatmap.show(columns, SPAN_NS, why_missing(frame, "sched_switch"))
+
+    def _show_cpus(self, frame: Frame, _history: History) -> None:
+        self._fix_height("cpus", min(len(frame.cpus), _CPU_ROWS) + 3)
+        self.query_one("#cpus-rule", Rule).set(note=self._queue_note(frame))
+        self.query_one("#cpus-table", VirtualTable).set_rows(frame.cpus)
+        used: list[str] = [k for k in KINDS if k in ("user", "system") or any(
+            getattr(c, f"{k}_pct") for c in frame.cpus)]
+        self.query_one("#legend", Line).set(legend(used))
+
+    def _queue_note(self, frame: Frame) -> str:
+        lengths = frame.sched.runq_len
+        samples = sum(lengths.values())
+        if not samples:
+            known = [c.runq_len for c in frame.cpus if c.runq_len is not None]
+            if not known:
+                return why_missing(frame, "runqlen", "no queue lengths")
+            return f"mean queue {fmt.number(sum(known) / len(known))} (computed)"
+        mean = sum(length * n for length, n in lengths.items()) / samples
+        return f"queue length: mean {fmt.number(mean)}, longest {max(lengths)}"
+
+    def _show_offcpu(self, frame: Frame, _history: History) -> None:
+        off = frame.sched.off_cpu
+        empty = why_missing(frame, "sched_switch", "no reasons")
+        rows: list[tuple[str, float | None, str, str]] = []
+        if off is not None:
+            for reason in OFF_CPU:
+                mean = off.get(reason)
+                # sleepers would dwarf the rest, and they sleep by choice: no bar
+                size = None if reason == "sleep" else mean
+                rows.append((reason, size, fmt.number(mean), "normal" if size else "dim"))
+        self._fix_height("offcpu", len(OFF_CPU) + 1)
+        self.query_one("#offcpu-rule", Rule).set(note="mean number of threads" if rows else "")
+        self.query_one(ValueBars).show(rows, empty)
+
+    def _show_waiters(self, frame: Frame, _history: History) -> None:
+        rows = [p for p in frame.processes.rows if (p.runq_wait_pct or 0) >= 0.05]
+        table = self.query_one("#waiters-table", VirtualTable)
+        known = any(p.runq_wait_pct is not None for p in frame.processes.rows)
+        table.empty = "nobody waits" if known else why_missing(frame, "tasks", "no waits known")
+        self.query_one("#waiters-rule", Rule).set(note=f"{len(rows)} waited" if rows else "")
+        table.set_rows(rows)
+
+    def _show_cgroups(self, frame: Frame, _history: History) -> None:
+        limited = sum(1 for g in frame.cgroups if g.quota_cpus is not None)
+        held = sum(1 for g in frame.cgroups if g.throttled_per_s)
+        note = f"{limited} with a quota, {held} throttled" if limited else "none has a quota"
+        self.query_one("#cgroups-rule", Rule).set(note=note if frame.cgroups else "")
+        self.query_one("#cgroups-table", VirtualTable).set_rows(frame.cgroups)
+
+    # -- layout --------------------------------------------------------------------------------
+
+    @property
+    def rich(self) -> bool:
+        """Everything fits on one screen, and is asked for."""
+        return (self.view == "overview" and self.size.width >= WIDE and self.size.height >= HIGH)
+
+    def on_resize(self, _event: events.Resize) -> None:
+        """Another size may have room for more, or less."""
+        self._arrange()
+
+    def _arrange(self) -> None:
+        shown = _SECTIONS if self.rich else _VIEW_SECTIONS[self.view]
+        for section in _SECTIONS:
+            self.query_one(f"#{section}").display = section in shown
+        self.query_one("#left").display = any(s in shown for s in _LEFT)
+        self.query_one("#right").display = any(s not in _LEFT for s in shown)
+        self.set_class(self.rich, "-rich")
+        if self._frame is not None and self._history is not None:
+            # sizes are known after the layout: the charts ask for their width
+            self.call_after_refresh(self.show, self._frame, self._history)
+
+    def _fix_height(self, section: str, rows: int) -> None:
+        """Sections of known height leave the rest to the others, but fill the screen when alone."""
+        widget = self.query_one(f"#{section}")
+        wanted: int | str = rows if self.rich else "1fr"
+        if getattr(widget, "_ktop_height", None) != wanted:
+            widget._ktop_height = wanted  # type: ignore[attr-defined]
+            widget.styles.height = wanted
+
+    # -- keys ----------------------------------------------------------------------------------
+
+    def action_view(self) -> None:
+        """The next view."""
+        self.view = VIEWS[(VIEWS.index(self.view) + 1) % len(VIEWS)]
+        self._arrange()
+        self.focus_main()
+
+    def action_other(self) -> None:
+        """The next table in view."""
+        tables = self.tables()
+        if tables:
+            at = next((i for i, table in enumerate(tables) if table.has_focus), -1)
+            tables[(at + 1) % len(tables)].focus()
+
+    def on_descendant_focus(self) -> None:
+        """The rules say where the focus is."""
+        self._rules()
+
+    def on_descendant_blur(self) -> None:
+        """The rules say where the focus is."""
+        self._rules()
+
+    def _rules(self) -> None:
+        for section in ("cpus", "waiters", "cgroups"):
+            focused = self.query_one(f"#{section}-table", VirtualTable).has_focus
+            self.query_one(f"#{section}-rule", Rule).set(active=focused)
+
+    # -- help ----------------------------------------------------------------------------------
+
+    def help_text(self) -> str:
+        """What every figure of this pane means."""
+        reasons = "\n".join(f"  {name:<16}{text}" for name, text in _OFF_CPU_HELP.items())
+        return "\n".join([
+            "Run queue latency: from runnable to running, once per time slice (sched_switch and",
+            "the kernel's own sched_info.last_queued). Percentiles come from the histogram shown,",
+            "exact to a quarter of an octave. waits/s x mean wait = threads waiting on average.",
+            "A wait that has not ended is counted when it ends.",
+            "", "CPUs (shares of that CPU's time: /proc/stat)", column_help(cpu_columns()),
+            "", "Top waiters", column_help(waiter_columns(self.names)),
+            "", "Control groups (sums over their own processes)", column_help(cgroup_columns()),
+            "", "Threads off CPU, by reason (mean number of threads)", reasons,
+        ])
+
+

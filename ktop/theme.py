@@ -1,0 +1,143 @@
+"""The palette and the glyphs: the one place that knows what good, bad and hot look like.
+
+Styles use the 16 ANSI colours' normal half only (bright ones are lost on the Linux console), and
+attributes (bold, dim, underline, reverse) carry every meaning that a colour carries, so that the
+picture reads the same with NO_COLOR. `use_ascii` and `use_color` are called once, at the start.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from rich.style import Style
+
+THEME = "ansi-dark"  # Textual's theme whose colours are the terminal's own
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """Every character that is drawn and is not data. `eighths` and `shades` go from empty to full.
+
+    bar: a full cell. mark: points at a row. up, down: sort direction. more_left, more_right:
+    columns beyond the edge. branch, last: a child's line in a tree. stack: cells of a stacked bar.
+    """
+
+    ascii: bool
+    bar: str
+    eighths: str
+    levels: str
+    shades: str
+    rule: str
+    pipe: str
+    tick: str
+    mark: str
+    point: str
+    up: str
+    down: str
+    more_left: str
+    more_right: str
+    branch: str
+    last: str
+    ellipsis: str
+    times: str
+    dot: str
+    stack: dict[str, str]
+
+
+UNICODE = Glyphs(
+    ascii=False, bar="█", eighths=" ▏▎▍▌▋▊▉█", levels="▁▂▃▄▅▆▇█", shades=" ░░▒▒▓▓██", rule="─",
+    pipe="│", tick="┴", mark="▸", point="◂", up="▲", down="▼", more_left="‹", more_right="›",
+    branch="├╴", last="└╴", ellipsis="…", times="×", dot="·",
+    stack={"user": "█", "nice": "▇", "system": "▓", "irq": "i", "softirq": "f", "iowait": "░",
+           "steal": "x"})
+ASCII = Glyphs(
+    ascii=True, bar="#", eighths="  ......##", levels=".,:;-=+#", shades=" .:-=+*#%@",
+    rule="-", pipe="|", tick="+", mark=">", point="<", up="^", down="v", more_left="<",
+    more_right=">", branch="|-", last="`-", ellipsis="~", times="x", dot=".",
+    stack={"user": "U", "nice": "N", "system": "S", "irq": "i", "softirq": "f", "iowait": "w",
+           "steal": "x"})
+
+# name: (foreground, attributes)
+_PALETTE: dict[str, tuple[str | None, str]] = {
+    "normal": (None, ""),
+    "strong": (None, "bold"),
+    "dim": (None, "dim"),
+    "title": ("cyan", "bold"),
+    "rule": (None, "dim"),
+    "header": (None, "bold"),
+    "sorted": ("cyan", "bold underline"),
+    "good": ("green", ""),
+    "warn": ("yellow", "bold"),
+    "bad": ("red", "bold underline"),
+    "accent": ("cyan", ""),
+    "cursor": (None, "reverse"),
+    "bar": ("cyan", ""),
+    "bar.mark": ("yellow", "bold"),
+    "user": ("green", ""),
+    "nice": ("blue", ""),
+    "system": ("cyan", ""),
+    "irq": ("yellow", ""),
+    "softirq": ("yellow", ""),
+    "iowait": ("magenta", ""),
+    "steal": ("red", "bold"),
+    # one per shade, cool to hot; the shade alone already says the order
+    "heat0": (None, ""),
+    "heat1": ("blue", ""),
+    "heat2": ("cyan", ""),
+    "heat3": ("cyan", ""),
+    "heat4": ("green", ""),
+    "heat5": ("green", ""),
+    "heat6": ("yellow", ""),
+    "heat7": ("yellow", ""),
+    "heat8": ("red", ""),
+}
+HEAT_LEVELS = 9
+
+
+def _build(color: bool) -> dict[str, Style]:
+    return {name: Style.parse(f"{attributes} {(fg or '') if color else ''}".strip() or "none")
+            for name, (fg, attributes) in _PALETTE.items()}
+
+
+class _Current:
+    """What is in force in this process."""
+
+    glyphs: Glyphs = UNICODE
+    color: bool = "NO_COLOR" not in os.environ
+    styles: dict[str, Style] = _build(color)
+
+
+def use_ascii(on: bool) -> None:
+    """Draw with ASCII characters only, for locales and terminals that know no others."""
+    _Current.glyphs = ASCII if on else UNICODE
+
+
+def use_color(on: bool) -> None:
+    """False: no colour at all, attributes stay (https://no-color.org)."""
+    _Current.color = on
+    _Current.styles = _build(on)
+
+
+def glyphs() -> Glyphs:
+    """The glyphs in force."""
+    return _Current.glyphs
+
+
+def style(name: str) -> Style:
+    """The style of a semantic name; an unknown name is a KeyError."""
+    return _Current.styles[name]
+
+
+def color_on() -> bool:
+    """Whether colours are in force."""
+    return _Current.color
+
+
+def load(value: float | None, warn: float, bad: float, quiet: float = 0.05) -> str:
+    """Style name for a figure: dim when unknown or under `quiet`, then normal, warn, bad."""
+    if value is None or value < quiet:
+        return "dim"
+    if value >= bad:
+        return "bad"
+    return "warn" if value >= warn else "normal"

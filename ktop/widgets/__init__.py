@@ -1,0 +1,1 @@
+"""Widgets that know nothing of layers: table, charts, rules. All are drawn by hand as Strips."""

@@ -1,0 +1,114 @@
+"""Latency over time: newest at the right, octaves upward, intensity by log of the count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from textual.strip import Strip
+
+from ktop import format as fmt
+from ktop import hist, theme
+from ktop.model import Hist
+from ktop.widgets.strips import Piece, StripWidget, strip
+
+LABEL = 7  # cells left of the picture: six of label, one of axis
+
+
+def shade(count: int, most: int) -> int:
+    """Intensity of a cell, 0 (nothing) to the number of shades - 1, by log; one is visible."""
+    top = len(theme.glyphs().shades) - 1
+    if count <= 0:
+        return 0
+    if most <= 1:
+        return top
+    return 1 + round((top - 1) * math.log(count) / math.log(most))
+
+
+def _rows(columns: Sequence[Hist | None], height: int,
+          ) -> tuple[list[int], list[dict[int, int]]]:
+    """Lower bounds of the octaves shown, upward, and per column the samples of each."""
+    cells: list[dict[int, int]] = []
+    lows: set[int] = set()
+    for column in columns:
+        found = {low: n for low, _, n in hist.octaves(column) if n} if column else {}
+        cells.append(found)
+        lows |= found.keys()
+    if not lows:
+        return [], cells
+    ladder = sorted({low for h in columns if h for low, _, _ in hist.octaves(h)})
+    base = ladder[0]
+    full = [base]
+    while full[-1] < ladder[-1]:
+        full.append(full[-1] * 2 if full[-1] else hist.bounds(0)[1])
+    if len(full) > height:  # the slow end is the story: fold the fast one
+        floor = full[len(full) - height]
+        for found in cells:
+            below = sum(found.pop(low) for low in [x for x in found if x < floor])
+            if below:
+                found[floor] = found.get(floor, 0) + below
+        full = full[len(full) - height:]
+    return full, cells
+
+
+def _axis(columns: Sequence[Hist | None], span_ns: int, width: int) -> list[Strip]:
+    """A line that breaks where nothing was measured, and times below it."""
+    g = theme.glyphs()
+    line = "".join(g.rule if c is not None else " " for c in columns)
+    labels = [" "] * len(columns)
+    minutes = span_ns / 60e9
+    step = next((s for s in (1, 2, 5, 10, 15, 30, 60) if minutes / s <= 6), 60)
+    for back in range(0, int(minutes) + 1, step):
+        text = "now" if back == 0 else f"-{back}m"
+        at = round(len(columns) * (1 - back / minutes)) - (len(text) if back == 0 else 1)
+        at = max(0, at)
+        if at + len(text) <= len(columns) and all(x == " " for x in labels[at:at + len(text) + 1]):
+            labels[at:at + len(text)] = text
+    return [strip([(" " * LABEL, "dim"), (line, "rule")], width),
+            strip([(" " * LABEL, "dim"), ("".join(labels), "dim")], width)]
+
+
+def heatmap_lines(columns: Sequence[Hist | None], span_ns: int, width: int, height: int,
+                  empty: str = "nothing yet") -> list[Strip]:
+    """The picture of `columns` (oldest first, None: not measured) that together span `span_ns`."""
+    rows, cells = _rows(columns, max(1, height - 2))
+    if not rows:
+        return [strip([(" " + empty, "dim")], width)]
+    g = theme.glyphs()
+    most = max((n for found in cells for n in found.values()), default=1)
+    scale = (theme.HEAT_LEVELS - 1) / (len(g.shades) - 1)
+    drawn = []
+    for low in reversed(rows):
+        label = fmt.duration(low) if low else "<" + fmt.duration(hist.bounds(0)[1])
+        pieces: list[Piece] = [(f"{label:>{LABEL - 1}}", "dim"), (g.pipe, "rule")]
+        for found in cells:
+            level = shade(found.get(low, 0), most)
+            pieces.append((g.shades[level], f"heat{round(level * scale)}"))
+        drawn.append(strip(pieces, width))
+    return drawn + _axis(columns, span_ns, width)
+
+
+class Heatmap(StripWidget):
+    """Shows columns of Hists. It is asked how many it can show: `columns`."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._columns: Sequence[Hist | None] = []
+        self._span_ns = 1
+        self._empty = "nothing yet"
+
+    @property
+    def columns(self) -> int:
+        """How many columns there is room for."""
+        return max(0, self.size.width - LABEL)
+
+    def show(self, columns: Sequence[Hist | None], span_ns: int,
+             empty: str = "nothing yet") -> None:
+        """Another picture."""
+        self._columns, self._span_ns, self._empty = columns, span_ns, empty
+        self.repaint()
+
+    def lines(self, width: int, height: int) -> list[Strip]:
+        """The picture."""
+        columns = self._columns[-max(1, width - LABEL):]
+        return heatmap_lines(columns, self._span_ns, width, height, self._empty)

@@ -1,0 +1,191 @@
+"""Drawing by lines: text cut by terminal cells, and a widget that repaints only what changed.
+
+Every widget of ktop is a pure function from its data and a size to a list of Strips, plus a
+`StripWidget` that compares the new lines with the ones on screen and marks only the others dirty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.cells import cell_len, get_character_cell_size
+from rich.segment import Segment
+from textual import events
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
+
+from ktop import theme
+
+Piece = tuple[str, str]  # (text, style name)
+
+
+def cells(text: str) -> int:
+    """Width of `text` in terminal cells."""
+    return len(text) if text.isascii() else cell_len(text)
+
+
+def printable(text: str) -> str:
+    """`text` as the terminal can show it: in an ASCII locale everything else becomes "?"."""
+    if theme.glyphs().ascii and not text.isascii():
+        return text.encode("ascii", "replace").decode("ascii")
+    return text
+
+
+def cut(text: str, width: int) -> str:
+    """`text` in at most `width` cells; an ellipsis stands for what is cut off."""
+    if cells(text) <= width:
+        return text
+    if width <= 0:
+        return ""
+    if text.isascii():
+        return text[:width - 1] + theme.glyphs().ellipsis
+    used, kept = 0, []
+    for char in text:
+        used += get_character_cell_size(char)
+        if used > width - 1:
+            break
+        kept.append(char)
+    return "".join(kept) + theme.glyphs().ellipsis
+
+
+def fit(text: str, width: int, align: str = "left") -> str:
+    """`text` in exactly `width` cells: cut or padded on the side that `align` leaves."""
+    text = cut(printable(text), width)
+    blank = " " * (width - cells(text))
+    return blank + text if align == "right" else text + blank
+
+
+def strip(pieces: Iterable[Piece], width: int | None = None) -> Strip:
+    """A Strip of (text, style name) pieces, cut or padded to `width` cells when given."""
+    runs: list[list[str]] = []  # neighbours of one style are one segment: fewer escape sequences
+    for text, name in pieces:
+        if width is not None:
+            text = cut(printable(text), width)
+            width -= cells(text)
+        if not text:
+            continue
+        if runs and runs[-1][1] == name:
+            runs[-1][0] += text
+        else:
+            runs.append([text, name])
+    if width:
+        runs.append([" " * width, "normal"])
+    return Strip([Segment(text, theme.style(name)) for text, name in runs])
+
+
+class StripWidget(Widget):
+    """A widget of lines. Subclasses give `lines`; call `repaint` when the data changed."""
+
+    ALLOW_SELECT = False
+    DEFAULT_CSS = """
+    StripWidget { width: 1fr; height: 1fr; }
+    """
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self._painted: list[Strip] = []
+        self._painted_size = (0, 0)
+
+    def lines(self, width: int, height: int) -> list[Strip]:
+        """The whole picture for this size: at most `height` lines of `width` cells each."""
+        raise NotImplementedError
+
+    def _draw(self) -> list[Strip]:
+        width, height = self.size
+        drawn: Sequence[Strip] = self.lines(width, height)[:height] if width and height else []
+        blank = Strip.blank(width)
+        return [*drawn, *([blank] * (height - len(drawn)))]
+
+    def repaint(self) -> None:
+        """Draw anew, and mark the lines that differ from those on screen as dirty; no others."""
+        width, height = self.size
+        if not width or not height or not self.is_attached:
+            return
+        old, self._painted = self._painted, self._draw()
+        if self._painted_size != (width, height) or len(old) != height:
+            self._painted_size = (width, height)
+            self.refresh()
+            return
+        regions, y = [], 0
+        while y < height:
+            start = y
+            while y < height and old[y] != self._painted[y]:
+                y += 1
+            if y > start:
+                regions.append(Region(0, start, width, y - start))
+            y += 1
+        if regions:
+            self.refresh(*regions)
+
+    def render_line(self, y: int) -> Strip:
+        """One line of the picture, for the compositor."""
+        if self._painted_size != tuple(self.size):
+            self._painted_size = (self.size.width, self.size.height)
+            self._painted = self._draw()
+        if y < len(self._painted):
+            return self._painted[y]
+        return Strip.blank(self.size.width)
+
+    def on_resize(self, _event: events.Resize) -> None:
+        """A new size is a new picture."""
+        self.repaint()
+
+
+class Line(StripWidget):
+    """A fixed number of lines of pieces, one by default: summaries and messages."""
+
+    DEFAULT_CSS = """
+    Line { height: 1; }
+    """
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self._content: list[list[Piece]] = []
+
+    def set(self, *content: list[Piece]) -> None:
+        """Show these lines of (text, style name) pieces."""
+        self._content = list(content)
+        self.repaint()
+
+    def lines(self, width: int, height: int) -> list[Strip]:
+        """The lines, cut at the right edge."""
+        return [strip(pieces, width) for pieces in self._content[:height]]
+
+
+def rule(title: str, note: str, width: int, active: bool = False) -> Strip:
+    """`── Title ───────── note ──`: where a section begins. `active`: its part has the focus."""
+    line = theme.glyphs().rule
+    left = f" {cut(printable(title), max(0, width - 6))} "
+    room = width - 2 - cells(left)
+    right = f" {cut(printable(note), room - 6)} " if note and room > 8 else ""
+    fill = max(0, room - cells(right) - (2 if right else 0))
+    name = "sorted" if active else "title"
+    return strip([(line * 2, "rule"), (left, name), (line * fill, "rule"), (right, "dim"),
+                  (line * 2 if right else "", "rule")], width)
+
+
+class Rule(StripWidget):
+    """The line above a section: its title, and a note at the right."""
+
+    DEFAULT_CSS = """
+    Rule { height: 1; }
+    """
+
+    def __init__(self, title: str = "", *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.title = title
+        self.note = ""
+        self.active = False
+
+    def set(self, title: str | None = None, note: str | None = None,
+            active: bool | None = None) -> None:
+        """Change what is given, keep the rest."""
+        self.title = self.title if title is None else title
+        self.note = self.note if note is None else note
+        self.active = self.active if active is None else active
+        self.repaint()
+
+    def lines(self, width: int, height: int) -> list[Strip]:
+        """The one line."""
+        return [rule(self.title, self.note, width, self.active)]
