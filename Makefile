@@ -34,10 +34,10 @@ setup-bench: setup-dev
 	@$(call packages,$(BENCH_PACKAGES),its rows in the table stay empty)
 
 run: setup  ## start ktop live; ARGS="..." for its options
-	@if [ "$$(id -u)" = 0 ]; then exec $(BIN)/ktop $(ARGS); \
-	elif command -v sudo >/dev/null; then exec sudo $(BIN)/ktop $(ARGS); \
-	else echo "make: not root and no sudo: without BPF. All of it: su -c '$(BIN)/ktop'" >&2; \
-	  exec $(BIN)/ktop $(ARGS); fi
+	@if [ "$$(id -u)" = 0 ]; then exec $(BIN)/ktop $(ARGS); fi; \
+	if command -v sudo >/dev/null && sudo -v; then exec sudo $(BIN)/ktop $(ARGS); fi; \
+	echo "make: not root: without BPF. For all of it, as root: $(CURDIR)/$(BIN)/ktop" >&2; \
+	exec $(BIN)/ktop $(ARGS)
 
 test: setup-dev  ## the whole test suite; live tests want root; ARGS="..." for pytest
 	@$(BIN)/python -m pytest $(ARGS)
