@@ -124,7 +124,7 @@ while os.getppid() == parent:
 @contextlib.contextmanager
 def busy(name: str, duty: float = 0.3) -> Iterator[int]:
     """A process called `name` that uses `duty` of a CPU."""
-    with tempfile.TemporaryDirectory(prefix="ktop-bench-") as place:
+    with tempfile.TemporaryDirectory(prefix="kt-") as place:
         script, python = Path(place, "busy"), Path(place, name)
         script.write_text(_BUSY.format(duty=duty), encoding="ascii")
         python.symlink_to(os.path.realpath(sys.executable))
@@ -144,7 +144,7 @@ def mild() -> Iterator[None]:
     """A host with something to show: one process at 20% and a few short-lived ones a second."""
     loop = subprocess.Popen(["sh", "-c", _LOOP])
     try:
-        with busy("ktopmild", 0.2):
+        with busy("kmild", 0.2):
             yield
     finally:
         end(loop, signal.SIGTERM)

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
-from bench.common import Row, memory_bytes
+from bench.common import Row, memory_bytes, programs_of
 from bench.screen import open_all, watch
 from bench.terminal import home
 
 MB = 1e6
 
 
-def _role(pid: int) -> str:
-    """What a process of ktop is, by the word its command line has."""
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    title = Path(f"/proc/{pid}/comm").read_text().strip()
-    for role in ("collector", "collect", "supervisor", "ui"):
-        if role in title.split("-") or f" {role}" in words or f".{role}" in words:
-            return {"collect": "collector"}.get(role, role)
-    return title
+def _role(pid: int, top: int) -> str:
+    """What a process of ktop is: the first one supervises, the collector has the programs."""
+    if pid == top:
+        return "supervisor"
+    return "collector" if programs_of([pid]) else "ui"
 
 
 def _sample(pids: list[int]) -> dict[int, tuple[str, dict[str, int]]]:
     found = {}
     for pid in pids:
         with contextlib.suppress(OSError):
-            found[pid] = (_role(pid), memory_bytes(pid))
+            found[pid] = (_role(pid, pids[0]), memory_bytes(pid))
     return found
 
 

@@ -14,7 +14,7 @@ from bench.common import KTOP, Missing, Row, tool
 from bench.load import busy
 from bench.terminal import Terminal, command, home
 
-_NAME = "ktopbusy"
+_NAME = "kbusy"  # short: columns are cut
 
 
 def _row(display: list[str]) -> str | None:
@@ -32,13 +32,13 @@ def _live(display: list[str]) -> bool:
 
 def _once(name: str, where: str) -> tuple[float, float]:
     """(paint, live), in seconds."""
-    with Terminal(command(name), where, render=True) as terminal:
-        paint = terminal.wait_for(lambda display: _row(display) is not None, 8)
-        live = terminal.wait_for(_live, 8) if paint else None
-        if not paint or not live:
-            shown = [line.strip() for line in terminal.screen.display if line.strip()]
-            raise Missing(f"{name} never showed it: {(shown or ['blank'])[0][:60]}")
-        return paint, live
+    with Terminal(command(name), where, record=True) as terminal:
+        terminal.run(3.5)
+    paint, live = terminal.seen(lambda display: _row(display) is not None, _live)
+    if not paint or not live:
+        shown = [line.strip() for line in terminal.display if line.strip()]
+        raise Missing(f"{name} never showed it: {(shown or ['blank'])[0][:60]}")
+    return paint, live
 
 
 def _version() -> float:

@@ -34,12 +34,13 @@ class Screen(pyte.Screen):
 
 
 class Terminal:
-    """Runs `argv` and reads what it draws. `written` counts the bytes, `screen` shows them."""
+    """Runs `argv` and reads what it draws. `written` counts the bytes, `recorded` keeps them."""
 
-    def __init__(self, argv: list[str], home: str, render: bool = False) -> None:
+    def __init__(self, argv: list[str], home: str, record: bool = False) -> None:
         self.argv, self.written = argv, 0
-        self.screen = Screen(COLUMNS, LINES)
-        self._stream = pyte.ByteStream(self.screen) if render else None
+        self.recorded: list[tuple[float, bytes]] = []
+        self.display: list[str] = []
+        self._record = record
         environ = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
         environ |= {"TERM": "xterm-256color", "HOME": home, "XDG_CONFIG_HOME": home,
                     "LC_ALL": "C.UTF-8"}
@@ -61,8 +62,8 @@ class Terminal:
         except OSError:
             return False
         self.written += len(data)
-        if self._stream:
-            self._stream.feed(data)
+        if self._record:
+            self.recorded.append((time.perf_counter(), data))
         return bool(data)
 
     def run(self, seconds: float) -> bool:
@@ -73,16 +74,21 @@ class Terminal:
                 return False
         return True
 
-    def wait_for(self, seen: Callable[[list[str]], bool], timeout: float) -> float | None:
-        """Seconds from the start until the screen is as wanted; None if it never was."""
-        until = time.perf_counter() + timeout
-        while (left := until - time.perf_counter()) > 0:
-            alive = self.read(left)
-            if seen(self.screen.display):
-                return time.perf_counter() - self.started
-            if not alive:
-                break
-        return None
+    def seen(self, *wanted: Callable[[list[str]], bool]) -> list[float | None]:
+        """Seconds from the start until the screen was first as wanted, each.
+
+        From the recorded bytes, so that the emulator's own time is in no figure.
+        """
+        screen = Screen(COLUMNS, LINES)
+        stream = pyte.ByteStream(screen)
+        found: list[float | None] = [None] * len(wanted)
+        for when, data in self.recorded:
+            stream.feed(data)
+            for i, test in enumerate(wanted):
+                if found[i] is None and test(screen.display):
+                    found[i] = when - self.started
+        self.display = screen.display
+        return found
 
     def pids(self) -> list[int]:
         """The program's processes."""
