@@ -6,10 +6,11 @@ one batch, and only when the terminal has taken the picture before. Keys never w
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, cast
 
 from textual.app import ComposeResult, SystemCommand
@@ -29,7 +30,7 @@ from ktop.launch import Session
 from ktop.model import Frame
 from ktop.panes import PANES, Pane
 from ktop.screens import Help, KeyLine, help_page
-from ktop.sources import ENDED, LIVE, LiveSource, Source
+from ktop.sources import ENDED, LIVE, LiveSource, Silence, Source
 from ktop.widgets.header import Banner, Cost, Header, Hint, Keys, Status, TabBar, interval_text
 from ktop.widgets.table import VirtualTable
 
@@ -52,12 +53,13 @@ class KtopApp(TerminalApp):
     """
     BINDINGS: ClassVar[list[BindingType]] = [*bindings()]
 
-    def __init__(self, source: Source, interval_ns: int = 1_000_000_000,
+    def __init__(self, source: Callable[[], Source], interval_ns: int = 1_000_000_000,
                  ascii_only: bool = False, panes: Sequence[type[Pane]] = PANES) -> None:
         theme.use_ascii(ascii_only)
         super().__init__(ascii_only)
         self.theme = theme.THEME
-        self.source = source
+        self._make_source = source
+        self.source: Source = Silence()
         self.interval_ns = interval_ns
         self.history = History()
         self.frame: Frame | None = None  # the one on screen
@@ -67,6 +69,7 @@ class KtopApp(TerminalApp):
         self.number = 1
         self._focus_of: dict[str, Widget | None] = {}
         self._held: History | None = None  # the past as it was at the moment of the pause
+        self._built = False
         self._tick_due = False
         self._skipped = 0
         self._own_cpu: float | None = None
@@ -89,9 +92,11 @@ class KtopApp(TerminalApp):
         self.header, self.tabs = self.query_one(Header), self.query_one(TabBar)
         self.banner, self.status = self.query_one(Banner), self.query_one(Status)
         self.keys = self.query_one(Keys)
+        self._built = True
         await self._show_pane(1)
         self.app_resume_signal.subscribe(self, self._resumed)
         self.screen.bindings_updated_signal.subscribe(self, self._keys_changed)
+        self.source = self._make_source()
         self.source.start(self._arrived, self._source_changed)
         self._source_changed()
 
@@ -182,7 +187,7 @@ class KtopApp(TerminalApp):
             self.banner.say((self.newest.health.banner if self.newest else None) or "")
 
     def _source_changed(self) -> None:
-        if not self.is_running:
+        if not self._built:
             return
         if self.source.state == "STARTING":
             self.say("starting: waiting for the first sample", "dim", stay=True)
@@ -213,20 +218,20 @@ class KtopApp(TerminalApp):
 
     def on_resize(self) -> None:
         """Say so when it is too small for all of it, and stop saying so."""
-        if self.is_running and self._message_timer is None:
+        if self._built and self._message_timer is None:
             self._standing_message()
             self.call_after_refresh(self._show_lines)
 
     def _keys_changed(self, _screen: object = None) -> None:
         """The footer: keys of what has the focus, then ours."""
-        if not self.is_running or len(self.screen_stack) != 1:
+        if not self._built or len(self.screen_stack) != 1:
             return
-        hints = [Hint(shown, label, 20 + n) for n, (shown, label) in enumerate(self._local_keys())]
+        hints = [Hint(shown, label, 5 + n) for n, (shown, label) in enumerate(self._local_keys())]
         if self.source.state == ENDED:
             hints.insert(0, Hint("r", "Restart collector", 0))
-        hints += [Hint(shown, label, 10 + rank) for shown, label, rank in PAIRS]
+        hints += [Hint(shown, label, 20 + rank) for shown, label, rank in PAIRS]
         hints += [Hint(action.shown.split()[0], "Resume" if action.name == "pause" and self.paused
-                       else action.label, action.footer)
+                       else action.label, action.footer + 15 * (action.footer > 3))
                   for action in sorted(ACTIONS, key=lambda action: -action.footer) if action.footer]
         self.keys.set(hints)
 
@@ -288,7 +293,7 @@ class KtopApp(TerminalApp):
             self.frame, self._skipped = self.newest, 0
         with self.batch_update():
             self._show_frame(self.frame if not self.paused else None)
-            self.say("paused: samples go on being taken, Space resumes" if self.paused else "")
+            self.say("paused (samples go on), Space resumes" if self.paused else "")
         self._keys_changed()
 
     def action_interval(self, step: int) -> None:
@@ -393,10 +398,24 @@ def _still(history: History) -> History:
     return held
 
 
+def preload() -> None:
+    """Import what Textual would only import when it needs it, for a user who could not then."""
+    import importlib
+    import pkgutil
+
+    import textual.widgets
+
+    names = [f"textual.widgets.{module.name}" for module in
+             pkgutil.iter_modules(textual.widgets.__path__)]
+    for name in (*names, "textual.system_commands", "rich.traceback", "encodings.idna"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
 def main(session: Session) -> int:
     """The UI process: run the app on this terminal, return its exit status."""
     options = session.options
-    app = KtopApp(LiveSource(session), options.interval_ns, bool(options.ascii))
+    app = KtopApp(lambda: LiveSource(session), options.interval_ns, bool(options.ascii))
     app.run(mouse=terminal.mouse_wanted(options.mouse))
     if app.failure is not None:
         raise app.failure

@@ -35,7 +35,6 @@ RESIZE_QUIET_S = 0.06
 RESIZE_LIMIT_S = 0.3
 SLOW_S = 0.25
 CLOSE_S = 1.0
-CONTINUED_S = 0.5
 
 _ASCII = str.maketrans({
     **dict.fromkeys("─━═╌╍┄┅┈┉╴╶╸╺▔▁⎺⎽", "-"), **dict.fromkeys("│┃║╎╏┆┇┊┋▏▕▎▌▍▐", "|"),
@@ -115,7 +114,7 @@ class KtopDriver(LinuxDriver):
         self._output = _Output(sys.__stderr__.fileno(), self.ascii_only)  # type: ignore[union-attr]
         self._file: Any = self._output
         self.exit_event = _ExitEvent()
-        self._started = 0.0
+        self._resumed = False
         self._busy_since: float | None = None
         self._resize_began: float | None = None
         self._resize_timer: asyncio.TimerHandle | None = None
@@ -248,7 +247,6 @@ class KtopDriver(LinuxDriver):
         """Take the terminal."""
         setattr(constants, "DISABLE_KITTY_KEY", True)  # noqa: B010 - it is marked Final
         self._output.gone = False
-        self._started = time.monotonic()
         super().start_application_mode()
         self._loop.add_signal_handler(signal.SIGWINCH, self._resized)
 
@@ -264,6 +262,7 @@ class KtopDriver(LinuxDriver):
             except OSError:
                 self._leave(128 + signal.SIGHUP)
                 return
+        self._resumed = True
         self.start_application_mode()
         self._app.post_message(self.SignalResume())
 
@@ -271,8 +270,9 @@ class KtopDriver(LinuxDriver):
         """SIGCONT: somebody else may have used the terminal, so set it up and draw it all again."""
         if self._app._exit or self.attrs_before is None:
             return
-        if time.monotonic() - self._started < CONTINUED_S:
-            return  # of our own suspension: all of this has just been done
+        if self._resumed:
+            self._resumed = False
+            return  # from our own suspension: all of this has just been done
         with contextlib.suppress(termios.error):
             attributes = termios.tcgetattr(self.fileno)
             attributes[tty.LFLAG] = self._patch_lflag(attributes[tty.LFLAG])
@@ -311,11 +311,11 @@ class CalmScreen(Screen[Any]):
         super()._compositor_refresh()
 
 
-class CalmModal(CalmScreen, ModalScreen[Any]):
+class CalmModal(ModalScreen[Any], CalmScreen):
     """The same for dialogs."""
 
 
-class CalmPalette(CalmScreen, CommandPalette):
+class CalmPalette(CommandPalette, CalmScreen):
     """The same for the command palette."""
 
 

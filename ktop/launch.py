@@ -194,9 +194,7 @@ class Supervisor:
         try:
             return self._interface(session)
         except Exception as err:
-            from ktop import crash
-
-            os.write(errors, f"{crash.report('ktop: the interface broke', err)}\n".encode())
+            _tell(errors, "ktop: the interface broke", err)
             return 1
 
     # -- waiting -----------------------------------------------------------------------------
@@ -373,16 +371,25 @@ def _child(body: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         status = 130
     except BaseException as err:
-        from ktop import crash
-
-        with contextlib.suppress(OSError):
-            os.write(2, f"{crash.report('ktop', err)}\n".encode())
+        _tell(2, "ktop", err)
     finally:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
         # No interpreter shutdown: a thread in a blocked write must not hold us.
         os._exit(status & 0xFF)
+
+
+def _tell(descriptor: int, what: str, err: BaseException) -> None:
+    """One line about a bug, even when nothing can be imported any more."""
+    try:
+        from ktop import crash
+
+        line = crash.report(what, err)
+    except Exception:
+        line = f"{what}: {type(err).__name__}: {ascii(str(err))}"
+    with contextlib.suppress(OSError):
+        os.write(descriptor, f"{line}\n".encode(errors="backslashreplace"))
 
 
 def _stderr_on_terminal() -> int:
@@ -443,11 +450,11 @@ def drop_privileges() -> None:
 
 
 def _import_what_they_cannot_read(user: Any, gid: int) -> None:
-    """With ktop installed below /root the user cannot read the code: import it while we can."""
+    """With ktop or Python installed below /root the user cannot read the code: import it now."""
     from importlib.util import find_spec
 
     spec = find_spec("textual")
-    paths = [path for path in (spec.origin if spec else None, __file__) if path]
+    paths = [path for path in (spec.origin if spec else None, __file__, os.__file__) if path]
     groups = os.getgroups()
     try:
         os.setgroups(os.getgrouplist(user.pw_name, gid))
@@ -459,4 +466,7 @@ def _import_what_they_cannot_read(user: Any, gid: int) -> None:
         os.setegid(0)
         os.setgroups(groups)
     if not readable:
-        import ktop.app  # noqa: F401
+        import ktop.app
+        import ktop.crash
+
+        ktop.app.preload()

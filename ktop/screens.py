@@ -53,7 +53,7 @@ class Help(CalmModal):
     CSS = """
     Help { align: center middle; background: transparent; }
     Help > VerticalScroll {
-        width: 90%; max-width: 100; height: 90%; padding: 0 1;
+        width: 100%; max-width: 84; height: 100%; max-height: 48;
         border: round $secondary; background: ansi_default;
         scrollbar-size-vertical: 1;
     }

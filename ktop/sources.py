@@ -46,12 +46,33 @@ class Source(Protocol):
         """Let go of everything."""
 
 
+class Silence:
+    """A source without frames: what an app has before it is told where to listen."""
+
+    state = STARTING
+    reason = ""
+
+    def start(self, frames: Frames, changed: Changed) -> None:
+        """Nothing will come."""
+
+    def set_interval(self, interval_ns: int) -> None:
+        """Nobody minds."""
+
+    def restart(self) -> bool:
+        """Nobody is there."""
+        return False
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 class LiveSource:
     """The collector at the other end of a stream socket, and the supervisor who can renew it."""
 
     def __init__(self, session: Session) -> None:
         self.state = STARTING
         self.reason = ""
+        self._loop = asyncio.get_running_loop()
         self._stream: socket.socket | None = session.stream
         self._log = session.log
         self._control = session.control
@@ -65,7 +86,6 @@ class LiveSource:
     def start(self, frames: Frames, changed: Changed) -> None:
         """Begin to read, on the running loop."""
         self._frames, self._changed = frames, changed
-        self._loop = asyncio.get_running_loop()
         self._control.setblocking(False)
         self._loop.add_reader(self._control, self._supervisor_speaks)
         self._attach()
