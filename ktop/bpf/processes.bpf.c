@@ -32,13 +32,6 @@ union ktop_record {
 };
 BPF_PERCPU_ARRAY(record, union ktop_record, 1);
 
-/* What threads that have ended had waited, by cgroup: the live ones' histograms go with them. */
-struct ktop_dead_hist {
-    u32 hist[KTOP_TASK_HIST_SLOTS];
-};
-BPF_TABLE("lru_hash", u64, struct ktop_dead_hist, dead_hists, 4096);
-BPF_PERCPU_ARRAY(dead_blank, struct ktop_dead_hist, 1);
-
 static __always_inline s64 rss_pages(struct mm_struct *mm)
 {
     s64 pages;
@@ -306,35 +299,10 @@ int execat_failed(struct ktop_sys_exit *ctx)
 }
 #endif
 
-/* What a thread waited goes to its cgroup before the account is freed with the thread. */
-static __always_inline void bury(struct task_struct *task)
-{
-    u32 zero = 0;
-    u64 cgroup = cgroup_of(task);
-    struct ktop_account *a = account_of(task, false);
-    if (!a)
-        return;
-    struct ktop_dead_hist *d = dead_hists.lookup(&cgroup);
-    if (!d) {
-        struct ktop_dead_hist *blank = dead_blank.lookup(&zero);
-        if (blank)
-            dead_hists.insert(&cgroup, blank);
-        d = dead_hists.lookup(&cgroup);
-        if (!d)
-            return;
-    }
-    for (int i = 0; i < KTOP_TASK_HIST_SLOTS; i++) {
-        u32 n = a->hist[i];
-        if (n)
-            __sync_fetch_and_add(&d->hist[i], n);
-    }
-}
-
 static __always_inline int ended(struct task_struct *task)
 {
     u32 zero = 0;
     struct signal_struct *sig = F(task, signal);
-    bury(task);
     if (F(sig, live))  /* other threads of the process go on */
         return 0;
     count(KTOP_N_EXITS);

@@ -30,6 +30,34 @@ static __always_inline void note_longest(u64 wait)
         *longest = wait;
 }
 
+/* What threads that have ended had waited, by cgroup: their own histograms are freed with them. */
+struct ktop_dead_hist {
+    u32 hist[KTOP_TASK_HIST_SLOTS];
+};
+BPF_TABLE("lru_hash", u64, struct ktop_dead_hist, dead_hists, 4096);
+BPF_PERCPU_ARRAY(dead_blank, struct ktop_dead_hist, 1);
+
+/* A thread leaves the CPU for the last time. */
+static __always_inline void bury(struct task_struct *task, struct ktop_account *a)
+{
+    u32 zero = 0;
+    u64 cgroup = cgroup_of(task);
+    struct ktop_dead_hist *d = dead_hists.lookup(&cgroup);
+    if (!d) {
+        struct ktop_dead_hist *blank = dead_blank.lookup(&zero);
+        if (blank)
+            dead_hists.insert(&cgroup, blank);
+        d = dead_hists.lookup(&cgroup);
+        if (!d)
+            return;
+    }
+    for (int i = 0; i < KTOP_TASK_HIST_SLOTS; i++) {
+        u32 n = a->hist[i];
+        if (n)
+            __sync_fetch_and_add(&d->hist[i], n);
+    }
+}
+
 /* A thread leaves the CPU: the wait before its slice is final, its last absence can be split. */
 static __always_inline void leave(struct task_struct *prev, struct ktop_cpu *cpu, bool preempted,
                                   u32 state, u64 now)
@@ -51,6 +79,10 @@ static __always_inline void leave(struct task_struct *prev, struct ktop_cpu *cpu
     cpu->wait_ns += wait;
     if (slot)
         note_longest(wait);
+    if (state & KTOP_TASK_DEAD) {
+        bury(prev, a);
+        return;
+    }
 
     u32 reason = a->reason;
     if (reason < KTOP_REASONS && a->pend_ns > wait)

@@ -53,7 +53,7 @@ def decode(raw: bytes, wall_offset_ns: int) -> ProcessEvent:
     if event.kind == "exec_failed":
         event.code, event.error = -r.code, errno_name(r.code)
         # comm is still the caller's: what it wanted to become is in the path.
-        event.parent_comm, event.ppid = event.comm, event.pid
+        event.parent_comm = event.comm
         event.comm = clean(os.path.basename(event.filename), 64)
     return event
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 
 from ktop.bpf.engine import Engine
 from ktop.bpf.layout import COUNTERS, TASK_HIST_SLOTS
@@ -44,6 +45,7 @@ class ProcessesLayer:
         self._pending: list[ProcessEvent] = []
         self._folds: events.Folds | None = None
         self._counters: dict[str, int] | None = None
+        self._shown: dict[int, list[int]] = {}  # by cgroup: of ended threads, counted while alive
         self._no_args: set[int] = set()   # processes whose command line is still to be read
         self._execd: set[int] = set()     # processes with an exec rate other than zero
         self.lost = 0
@@ -135,11 +137,23 @@ class ProcessesLayer:
             layer.execs_failed_total = new["execs_failed"]
 
     def dead_histograms(self) -> dict[int, list[int]]:
-        """Cumulative run queue histograms of ended threads by cgroup id."""
+        """Run queue histograms of ended threads by cgroup id, as far as no live row has shown them.
+
+        Cumulative, except that what a thread's own rows had already counted is taken out.
+        """
         if "dead_hists" not in self._engine.loaded.maps:
             return {}
-        return {int.from_bytes(key, "little"): list(_DEAD_HIST.unpack(value))
-                for key, value in self._engine.read_hash("dead_hists")}
+        for cgroup, counts in self._table.buried:
+            shown = self._shown.setdefault(cgroup, [0] * len(counts))
+            self._shown[cgroup] = [a + b for a, b in zip(shown, counts, strict=True)]
+        found = {}
+        for key, value in self._engine.read_hash("dead_hists"):
+            cgroup = int.from_bytes(key, sys.byteorder)
+            counts = _DEAD_HIST.unpack(value)
+            shown = self._shown.get(cgroup, [0] * len(counts))
+            found[cgroup] = [a - b for a, b in zip(counts, shown, strict=True)]
+        self._shown = {cgroup: counts for cgroup, counts in self._shown.items() if cgroup in found}
+        return found
 
     def close(self) -> None:
         """Unmap the ring."""

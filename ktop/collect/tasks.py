@@ -44,6 +44,7 @@ class TaskTable:
         self._unsettled: set[int] = set()  # changed in the last tick: their rates are still moving
         self._last_ns: int | None = None
         self.changes: list[tuple[Process | None, Process | None]] = []
+        self.buried: list[tuple[int, tuple[int, ...]]] = []
 
     def update(self, data: bytes, now: int, boot_offset_ns: int) -> None:
         """Take in one read made at `now` (CLOCK_MONOTONIC ns).
@@ -52,7 +53,7 @@ class TaskTable:
         """
         current = {chunk for (chunk,) in _CUT.iter_unpack(data)}
         changed, gone = current - self._seen, self._seen - current
-        self.changes = []
+        self.changes, self.buried = [], []
         interval = Interval(self._last_ns, now, boot_offset_ns)
         histograms = {chunk for chunk in changed if chunk[:4] == _HIST_TAG}
         records = [TaskRecord._make(TASK_STRUCT.unpack(chunk)) for chunk in changed - histograms]
@@ -90,7 +91,10 @@ class TaskTable:
             process = self._processes.get(tgid)
             if tid in alive or process is None or tid not in process.threads:
                 continue
-            process.ended.append(process.threads.pop(tid).record)
+            thread = process.threads.pop(tid)
+            process.ended.append(thread.record)
+            if thread.hist is not None:
+                self.buried.append((thread.record.cgroup, thread.hist))
             touched.add(tgid)
             if not process.threads:
                 del self._processes[tgid]

@@ -1,0 +1,77 @@
+"""What the live tests share: one collector, child processes that are always ended, small loads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from ktop.collect.main import Collector, Options
+from ktop.model import Frame, Process
+
+EVERY_LAYER = ("processes", "sched")
+
+
+@contextlib.contextmanager
+def collecting(**options: object) -> Iterator[Collector]:
+    """A started collector whose first two ticks (without rates, without accounts) are behind it."""
+    collector = Collector(Options(watch=EVERY_LAYER, **options))  # type: ignore[arg-type]
+    collector.start()
+    try:
+        collector.tick()
+        time.sleep(0.1)
+        collector.tick()
+        yield collector
+    finally:
+        collector.close()
+
+
+@contextlib.contextmanager
+def child(work: Callable[[], object], cpu: int | None = None) -> Iterator[int]:
+    """Run `work` over and over in a forked child until the block ends; yields its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if cpu is not None:
+                os.sched_setaffinity(0, {cpu})
+            while True:
+                work()
+        finally:
+            os._exit(70)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def spin() -> None:
+    """Burn CPU for a moment."""
+    for _ in range(10_000):
+        pass
+
+
+def python(code: str, *args: str) -> subprocess.Popen[bytes]:
+    """A python child with a pipe to and from it."""
+    return subprocess.Popen([sys.executable, "-I", "-c", code, *args],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def row(frame: Frame, pid: int) -> Process:
+    """The row of a process that must be there."""
+    return next(p for p in frame.processes.rows if p.pid == pid)
+
+
+def busy_window(collector: Collector, seconds: float) -> Frame:
+    """The frame of an interval of that length, the ring drained meanwhile."""
+    collector.tick()
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(0.1, left))
+        collector.drain()
+    return collector.tick()
