@@ -1,7 +1,7 @@
 """From exec to the first live numbers on the screen of a pty; and a cold `--version`.
 
-Live numbers are there when the row of a process that is known to use 30% of a CPU shows it. Paint
-is there when that row is, whatever it shows.
+Live numbers are there when the row of a process that is known to use 30% of a CPU shows it, paint
+when there is any text.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ def _row(display: list[str]) -> str | None:
     return next((line for line in display if _NAME in line), None)
 
 
+def _painted(display: list[str]) -> bool:
+    return sum(bool(line.strip()) for line in display) > 2
+
+
 def _live(display: list[str]) -> bool:
     line = _row(display)
     if line is None:
@@ -34,7 +38,7 @@ def _once(name: str, where: str) -> tuple[float, float]:
     """(paint, live), in seconds."""
     with Terminal(command(name), where, record=True) as terminal:
         terminal.run(3.5)
-    paint, live = terminal.seen(lambda display: _row(display) is not None, _live)
+    paint, live = terminal.seen(_painted, _live)
     if not paint or not live:
         shown = [line.strip() for line in terminal.display if line.strip()]
         raise Missing(f"{name} never showed it: {(shown or ['blank'])[0][:60]}")
@@ -48,7 +52,7 @@ def _version() -> float:
 
 
 def run(quick: bool) -> list[Row]:
-    rounds = 2 if quick else 5
+    rounds = 1 if quick else 5
     paints: dict[str, list[float] | str] = {}
     lives: dict[str, list[float] | str] = {}
     with home() as where, busy(_NAME):
@@ -64,7 +68,7 @@ def run(quick: bool) -> list[Row]:
                     if isinstance(values, list):
                         values.append(value * 1000)
     rows = [Row("start to first live numbers", "ms", lives.pop("ktop"), lives),
-            Row("start to first paint of a process", "ms", paints.pop("ktop"), paints)]
+            Row("start to first paint", "ms", paints.pop("ktop"), paints)]
     try:
         versions: list[float] | str = [_version() * 1000 for _ in range(rounds)]
     except (OSError, subprocess.CalledProcessError) as err:
