@@ -82,6 +82,8 @@ def duration(value_ns: float | None) -> str:
         return UNKNOWN
     if value_ns == 0:
         return "0"
+    if value_ns < 0.5:
+        return "<1ns"
     if value_ns >= 99.5 * _SECOND:
         return age(value_ns)
     for unit, scale in _STEPS:
@@ -106,7 +108,7 @@ def age(value_ns: float | None) -> str:
         return f"{hours}h{minutes:02d}m"
     days, hours = divmod(hours, 24)
     if days < 365:
-        return f"{days}d{hours:02d}h"
+        return f"{days}d{hours:02d}h" if days < 100 else f"{days}d"
     years, days = divmod(days, 365)
     return f"{years}y{days:03d}d"
 

@@ -113,22 +113,30 @@ class History:
         Parts begin at multiples of their own length, so that a tick changes the newest one only.
         None: no histogram in that time. A tick longer than a part fills every part it spans.
         """
-        parts: list[list[Hist]] = [[] for _ in range(columns)]
         if not self.ticks or columns <= 0:
             return [None] * columns
+        parts: list[list[Hist]] = [[] for _ in range(columns)]
         length = max(1, span_ns // columns)
-        last = self.ticks[-1].at_ns // length
+        oldest = _parts(self.ticks[-1], length)[-1] - columns + 1
         for tick in reversed(self.ticks):
+            spanned = _parts(tick, length)
+            if spanned[-1] < oldest:
+                break
             if tick.runq is None or not tick.interval_ns:
                 continue
-            begin = tick.at_ns - tick.interval_ns
-            middle = (begin + tick.interval_ns // 2) // length
-            first = middle if tick.interval_ns <= length else (begin + length // 2) // length
-            final = middle if tick.interval_ns <= length else (tick.at_ns - length // 2) // length
-            if last - final >= columns:
-                break
-            for part in range(first, final + 1):
-                at = columns - 1 - (last - part)
-                if 0 <= at < columns:
-                    parts[at].append(tick.runq)
+            for part in spanned:
+                if oldest <= part < oldest + columns:
+                    parts[part - oldest].append(tick.runq)
         return [hist.merge(found) if found else None for found in parts]
+
+
+def _parts(tick: Tick, length: int) -> range:
+    """The parts of time a tick speaks for: the one it lies in, or all whose middle it covers.
+
+    Ticks that follow each other without a hole leave no part out, whatever their jitter.
+    """
+    begin = tick.at_ns - (tick.interval_ns or 0)
+    first, last = (begin + length // 2) // length, (tick.at_ns - length // 2) // length
+    if last < first:
+        first = last = (begin + tick.at_ns) // 2 // length
+    return range(first, last + 1)

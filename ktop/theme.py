@@ -81,16 +81,17 @@ _PALETTE: dict[str, tuple[str | None, str]] = {
     "softirq": ("yellow", ""),
     "iowait": ("magenta", ""),
     "steal": ("red", "bold"),
-    # one per shade, cool to hot; the shade alone already says the order
+    # one per shade, from rare to frequent; the shade alone already says the order. No red: what
+    # is frequent is not bad
     "heat0": (None, ""),
     "heat1": ("blue", ""),
-    "heat2": ("cyan", ""),
-    "heat3": ("cyan", ""),
-    "heat4": ("green", ""),
-    "heat5": ("green", ""),
-    "heat6": ("yellow", ""),
-    "heat7": ("yellow", ""),
-    "heat8": ("red", ""),
+    "heat2": ("blue", ""),
+    "heat3": ("blue", ""),
+    "heat4": ("cyan", ""),
+    "heat5": ("cyan", ""),
+    "heat6": ("cyan", ""),
+    "heat7": ("cyan", ""),
+    "heat8": ("green", ""),
 }
 HEAT_LEVELS = 9
 

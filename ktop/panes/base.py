@@ -14,7 +14,7 @@ from ktop.widgets.columns import Column
 from ktop.widgets.table import VirtualTable
 
 
-class Pane(Widget):
+class Pane(Widget, can_focus=True):
     """One tab. It never reads the kernel, /proc or a clock.
 
     title, key: of the tab. BINDINGS carry ids and descriptions; footer, help and palette are made
@@ -37,15 +37,22 @@ class Pane(Widget):
 
     def tables(self) -> list[VirtualTable]:
         """The tables that are in view, the main one first: what sort and find work on."""
-        return [table for table in self.query(VirtualTable) if _in_view(table, self)]
+        return [table for table in self.query(VirtualTable) if in_view(table, self)]
 
     def focus_main(self) -> None:
         """Put the keyboard focus where this pane wants it."""
         tables = self.tables()
-        self.screen.set_focus(tables[0] if tables else None)
+        (tables[0] if tables else self).focus()
+
+    def on_focus(self) -> None:
+        """A pane holds the focus itself only while it has no table in view: its keys must work."""
+        tables = self.tables()
+        if tables:
+            tables[0].focus()
 
 
-def _in_view(widget: Widget, pane: Widget) -> bool:
+def in_view(widget: Widget, pane: Widget) -> bool:
+    """Whether a widget inside `pane` is displayed, and all that it is in."""
     node: Widget | None = widget
     while node is not None and node is not pane:
         if not node.display:
@@ -91,7 +98,7 @@ def why_missing(frame: Frame, probe: str, what: str = "no histogram") -> str:
         return f"{what} yet: it takes one full interval"
     if frame.health.source != "bpf":
         return f"{what}: without BPF it cannot be known"
-    return f"{what}: nothing happened in this interval"
+    return f"{what} so far"
 
 
 def column_help(columns: Iterable[Column], width: int = 76) -> str:

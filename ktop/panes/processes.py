@@ -13,7 +13,7 @@ from ktop import format as fmt
 from ktop import theme
 from ktop.history import History
 from ktop.model import Frame, Process, Thread
-from ktop.panes.base import Names, Pane, column_help
+from ktop.panes.base import Names, Pane, column_help, why_missing
 from ktop.panes.process_columns import Row, feed_columns, fold_columns, process_columns
 from ktop.widgets.columns import Key
 from ktop.widgets.strips import Line, Piece, Rule
@@ -120,13 +120,13 @@ class ProcessesPane(Pane):
         blocked = sum(1 for row in rows if row.state == "D")
         lost = frame.health.lost_total
         pieces: list[Piece] = [
-            (" ", "normal"), (fmt.grouped(len(rows)), "strong"), (" tasks   ", "dim"),
-            (str(running), "strong" if running else "dim"), (" running   ", "dim"),
+            (" ", "normal"), (fmt.grouped(len(rows)), "strong"), (" tasks  ", "dim"),
+            (str(running), "strong" if running else "dim"), (" running  ", "dim"),
             (str(blocked), "bad" if blocked else "dim"), (" blocked   ", "dim")]
         for name, value in (("forks", layer.forks_per_s), ("execs", layer.execs_per_s),
                             ("exits", layer.exits_per_s)):
             pieces += [(fmt.rate(value), "normal" if value else "dim"), (f" {name}/s  ", "dim")]
-        pieces += [(" ", "dim"), (fmt.grouped(lost), "bad" if lost else "dim"), (" lost", "dim")]
+        pieces += [(fmt.grouped(lost), "bad" if lost else "dim"), (" lost", "dim")]
         if history.events_cut:
             pieces += [("   ", "dim"), (fmt.grouped(history.events_cut), "warn"),
                        (" beyond the feed", "dim")]
@@ -138,11 +138,13 @@ class ProcessesPane(Pane):
         if self.side == "folded":
             self.query_one("#folded", VirtualTable).set_rows(self._frame.processes.folds)
             return
+        feed = self.query_one("#feed", VirtualTable)
+        feed.empty = why_missing(self._frame, "process_exec", "no executions")
         found = self._history.events()
         newest = (id(self._history), found[0].serial if found else 0, len(found))
         if newest != self._fed:
             self._fed = newest
-            self.query_one("#feed", VirtualTable).set_rows(found)
+            feed.set_rows(found)
 
     # -- layout --------------------------------------------------------------------------------
 

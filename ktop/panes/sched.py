@@ -10,10 +10,10 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 
 from ktop import format as fmt
-from ktop import hist
+from ktop import hist, theme
 from ktop.history import History
 from ktop.model import OFF_CPU, Frame
-from ktop.panes.base import Names, Pane, column_help, why_missing
+from ktop.panes.base import Names, Pane, column_help, in_view, why_missing
 from ktop.panes.sched_columns import cgroup_columns, cpu_columns, waiter_columns
 from ktop.widgets.bars import KINDS, ValueBars, legend
 from ktop.widgets.heatmap import Heatmap
@@ -113,18 +113,21 @@ class SchedulerPane(Pane):
         waits = n * 1e9 / interval if n is not None and interval else None
         mean = sched.runq.sum_ns / n if sched.runq and n else None
         return [
-            (" ", "normal"), (fmt.rate(waits), "strong"), (" waits/s  x  ", "dim"),
-            (fmt.duration(mean), "strong"), (" mean wait  =  ", "dim"),
-            (fmt.number(sched.waiting), "strong"), (" waiting", "dim"),
-            ("     ", "normal"), (fmt.rate(sched.switches_per_s), "normal"),
-            (" switches/s   ", "dim"), (fmt.rate(sched.migrations_per_s), "normal"),
+            (" ", "normal"), (fmt.rate(waits), "strong"), (" waits/s ", "dim"),
+            (theme.glyphs().times, "dim"), (" ", "dim"),
+            (fmt.duration(mean), "strong"), (" mean = ", "dim"),
+            (fmt.number(sched.waiting), "strong"), (" waiting   ", "dim"),
+             (fmt.rate(sched.switches_per_s), "normal"),
+            (" switches/s  ", "dim"), (fmt.rate(sched.migrations_per_s), "normal"),
             (" migrations/s", "dim")]
 
     def _show_hist(self, frame: Frame, _history: History) -> None:
         runq = frame.sched.runq
         interval = frame.clock.interval_ns
-        self.query_one("#hist-rule", Rule).set(
-            note=f"waits of the last {fmt.duration(interval)}" if runq and interval else "")
+        note = ""
+        if runq and interval:
+            note = f"{fmt.grouped(hist.count(runq))} waits in {fmt.duration(interval)}"
+        self.query_one("#hist-rule", Rule).set(note=note)
         empty = ("nothing waited in this interval" if runq is not None
                  else why_missing(frame, "sched_switch"))
         self.query_one(Histogram).show(runq, empty)
@@ -136,9 +139,9 @@ class SchedulerPane(Pane):
         note = ""
         if known:
             p99 = hist.percentile(hist.merge(known), 99)
-            note = f"P99 {fmt.duration(p99)}  slow above, newest right"
+            note = f"P99 {fmt.duration(p99)}"
         self.query_one("#heat-rule", Rule).set(note=note)
-        heatmap.show(columns, SPAN_NS, why_missing(frame, "sched_switch"))
+        heatmap.show(columns, SPAN_NS, why_missing(frame, "sched_switch", "no history"))
 
     def _show_cpus(self, frame: Frame, _history: History) -> None:
         self._fix_height("cpus", min(len(frame.cpus), _CPU_ROWS) + 3)
@@ -209,6 +212,10 @@ class SchedulerPane(Pane):
         if self._frame is not None and self._history is not None:
             # sizes are known after the layout: the charts ask for their width
             self.call_after_refresh(self.show, self._frame, self._history)
+        if self.is_attached and self.has_focus_within:
+            focused = self.screen.focused
+            if focused is None or not in_view(focused, self):
+                self.focus_main()
 
     def _fix_height(self, section: str, rows: int) -> None:
         """Sections of known height leave the rest to the others, but fill the screen when alone."""

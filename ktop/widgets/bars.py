@@ -46,7 +46,7 @@ def legend(kinds: Sequence[str] = KINDS) -> list[Piece]:
 
 
 def value_lines(rows: Sequence[tuple[str, float | None, str, str]], width: int,
-                label: int = 14, value: int = 7) -> list[Strip]:
+                label: int = 15, value: int = 7) -> list[Strip]:
     """Named bars: (label, size or None for no bar, value as text, style), scaled to the largest."""
     most = max((size for _, size, _, _ in rows if size), default=0.0)
     room = max(0, width - label - value - 4)

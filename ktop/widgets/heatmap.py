@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from textual.strip import Strip
 
-from ktop import format as fmt
 from ktop import hist, theme
 from ktop.model import Hist
+from ktop.widgets.octaves import Row, condense, label
 from ktop.widgets.strips import Piece, StripWidget, strip
 
 LABEL = 7  # cells left of the picture: six of label, one of axis
@@ -25,30 +25,20 @@ def shade(count: int, most: int) -> int:
     return 1 + round((top - 1) * math.log(count) / math.log(most))
 
 
-def _rows(columns: Sequence[Hist | None], height: int,
-          ) -> tuple[list[int], list[dict[int, int]]]:
-    """Lower bounds of the octaves shown, upward, and per column the samples of each."""
-    cells: list[dict[int, int]] = []
-    lows: set[int] = set()
-    for column in columns:
-        found = {low: n for low, _, n in hist.octaves(column) if n} if column else {}
-        cells.append(found)
-        lows |= found.keys()
-    if not lows:
-        return [], cells
-    ladder = sorted({low for h in columns if h for low, _, _ in hist.octaves(h)})
-    base = ladder[0]
-    full = [base]
-    while full[-1] < ladder[-1]:
-        full.append(full[-1] * 2 if full[-1] else hist.bounds(0)[1])
-    if len(full) > height:  # the slow end is the story: fold the fast one
-        floor = full[len(full) - height]
-        for found in cells:
-            below = sum(found.pop(low) for low in [x for x in found if x < floor])
-            if below:
-                found[floor] = found.get(floor, 0) + below
-        full = full[len(full) - height:]
-    return full, cells
+def _rows(columns: Sequence[Hist | None], height: int) -> tuple[list[Row], list[list[int]]]:
+    """The rows shown, upward, and per column the samples of each row."""
+    counted = [{low: n for low, _, n in hist.octaves(h)} if h else {} for h in columns]
+    found = sorted({low for octaves in counted for low in octaves})
+    if not found:
+        return [], []
+    ladder = [found[0]]
+    while ladder[-1] < found[-1]:
+        ladder.append(ladder[-1] * 2 if ladder[-1] else hist.bounds(0)[1])
+    first = hist.bounds(0)[1]
+    rows = condense([(low, low * 2 or first, 0) for low in ladder], height)
+    groups = [[low for low in ladder if row[0] <= low < row[1]] for row in rows]
+    return rows, [[sum(octaves.get(low, 0) for low in group) for group in groups]
+                  for octaves in counted]
 
 
 def _axis(columns: Sequence[Hist | None], span_ns: int, width: int) -> list[Strip]:
@@ -75,14 +65,13 @@ def heatmap_lines(columns: Sequence[Hist | None], span_ns: int, width: int, heig
     if not rows:
         return [strip([(" " + empty, "dim")], width)]
     g = theme.glyphs()
-    most = max((n for found in cells for n in found.values()), default=1)
+    most = max((n for found in cells for n in found), default=1)
     scale = (theme.HEAT_LEVELS - 1) / (len(g.shades) - 1)
     drawn = []
-    for low in reversed(rows):
-        label = fmt.duration(low) if low else "<" + fmt.duration(hist.bounds(0)[1])
-        pieces: list[Piece] = [(f"{label:>{LABEL - 1}}", "dim"), (g.pipe, "rule")]
+    for at in range(len(rows) - 1, -1, -1):
+        pieces: list[Piece] = [(f"{label(rows[at]):>{LABEL - 1}}", "dim"), (g.pipe, "rule")]
         for found in cells:
-            level = shade(found.get(low, 0), most)
+            level = shade(found[at], most)
             pieces.append((g.shades[level], f"heat{round(level * scale)}"))
         drawn.append(strip(pieces, width))
     return drawn + _axis(columns, span_ns, width)

@@ -9,9 +9,10 @@ from textual.strip import Strip
 from ktop import format as fmt
 from ktop import hist, theme
 from ktop.model import Hist
+from ktop.widgets.octaves import fold, label
 from ktop.widgets.strips import Piece, StripWidget, cells, strip
 
-_LABEL, _COUNT, _SHARE, _MARK = 6, 9, 6, 12
+_LABEL, _COUNT, _SHARE, _MARK = 6, 8, 6, 10
 
 
 def bar(share: float, width: int) -> str:
@@ -27,28 +28,18 @@ def bar(share: float, width: int) -> str:
     return text
 
 
-def percentile_pieces(h: Hist, samples: str = "n") -> list[Piece]:
-    """`P50 12us  P95 108us  P99 4.3ms  P99.9 21ms  max 32ms  n 4,000`."""
+def percentile_pieces(h: Hist) -> list[Piece]:
+    """`P50 12us  P95 108us  P99 4.3ms  P99.9 21ms  max 32ms`."""
     pieces: list[Piece] = []
     for name, value in hist.percentiles(h).items():
-        label = name.upper() if name != "max" else name
-        pieces += [(f"{label} ", "dim"), (fmt.duration(value), "strong"), ("   ", "normal")]
-    return [*pieces, (f"{samples} ", "dim"), (fmt.grouped(hist.count(h)), "normal")]
+        pieces += [(f"{name.upper() if name != 'max' else name} ", "dim"),
+                   (fmt.duration(value), "strong"), ("  ", "normal")]
+    return pieces
 
 
 def _marks(h: Hist) -> list[tuple[float, str]]:
     found = ((hist.percentile(h, pct), f"P{pct:g}") for pct in (50.0, 99.0))
     return [(value, name) for value, name in found if value is not None]
-
-
-def _window(rows: list[tuple[int, int, int]], height: int) -> list[tuple[int, int, int]]:
-    """At most `height` octaves: those beyond are added to the lowest and the highest shown."""
-    if len(rows) <= height or height < 1:
-        return rows
-    excess = len(rows) - height
-    # the tail is the story: fold the fast end first
-    low, kept = rows[:excess + 1], rows[excess + 1:]
-    return [(low[0][0], low[-1][1], sum(n for _, _, n in low)), *kept]
 
 
 def _spread(rows: list[tuple[int, int, int]], low: int, high: int) -> list[tuple[int, int, int]]:
@@ -75,7 +66,7 @@ def histogram_lines(h: Hist | None, width: int, height: int, empty: str = "no sa
     head = [strip([(" ", "normal"), *percentile_pieces(h)], width)]
     if height > len(octaves) + 1:
         head.append(strip([], width))
-    rows = _window(octaves, height - len(head))
+    rows = fold(octaves, height - len(head))
     total = hist.count(h)
     most = max(n for _, _, n in rows)
     room = max(4, width - _LABEL - _COUNT - _SHARE - _MARK - 6)
@@ -85,10 +76,9 @@ def histogram_lines(h: Hist | None, width: int, height: int, empty: str = "no sa
     for low, high, n in rows:
         names = "/".join(name for value, name in marks
                          if low <= value < high or (value == high == rows[-1][1]))
-        label = "<" + fmt.duration(high) if low == 0 else fmt.duration(low)
         filled = bar(n / most, room)
         drawn.append(strip([
-            (f"{label:>{_LABEL}} ", "dim"), (g.pipe, "rule"), (filled, "bar"),
+            (f"{label((low, high, n)):>{_LABEL}} ", "dim"), (g.pipe, "rule"), (filled, "bar"),
             (" " * (room - cells(filled)), "normal"),
             (f" {fmt.grouped(n):>{_COUNT}}", "normal" if n else "dim"),
             (f" {fmt.pct(100 * n / total):>{_SHARE - 1}}%", "dim"),

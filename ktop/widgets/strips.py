@@ -56,6 +56,13 @@ def fit(text: str, width: int, align: str = "left") -> str:
     return blank + text if align == "right" else text + blank
 
 
+def cell(text: str, width: int, align: str, name: str) -> list[Piece]:
+    """`text` fitted to `width` cells; the padding is plain, so that no underline runs on."""
+    text = cut(printable(text), width)
+    blank = (" " * (width - cells(text)), "normal")
+    return [blank, (text, name)] if align == "right" else [(text, name), blank]
+
+
 def strip(pieces: Iterable[Piece], width: int | None = None) -> Strip:
     """A Strip of (text, style name) pieces, cut or padded to `width` cells when given."""
     runs: list[list[str]] = []  # neighbours of one style are one segment: fewer escape sequences
@@ -156,13 +163,13 @@ class Line(StripWidget):
 def rule(title: str, note: str, width: int, active: bool = False) -> Strip:
     """`── Title ───────── note ──`: where a section begins. `active`: its part has the focus."""
     line = theme.glyphs().rule
-    left = f" {cut(printable(title), max(0, width - 6))} "
-    room = width - 2 - cells(left)
+    left = cut(printable(title), max(0, width - 6))
+    room = width - 4 - cells(left)
     right = f" {cut(printable(note), room - 6)} " if note and room > 8 else ""
     fill = max(0, room - cells(right) - (2 if right else 0))
     name = "sorted" if active else "title"
-    return strip([(line * 2, "rule"), (left, name), (line * fill, "rule"), (right, "dim"),
-                  (line * 2 if right else "", "rule")], width)
+    return strip([(line * 2 + " ", "rule"), (left, name), (" " + line * fill, "rule"),
+                  (right, "dim"), (line * 2 if right else "", "rule")], width)
 
 
 class Rule(StripWidget):

@@ -24,7 +24,7 @@ from ktop.widgets.columns import (
     plan,
     skip_to_show,
 )
-from ktop.widgets.strips import Piece, StripWidget, fit, strip
+from ktop.widgets.strips import Piece, StripWidget, cell, fit, strip
 
 
 class VirtualTable(StripWidget, can_focus=True):
@@ -307,7 +307,7 @@ class VirtualTable(StripWidget, can_focus=True):
             name = column.style(row) if column.style else "normal"
             if name == "normal" and base:
                 name = base
-            pieces.append((fit(column.text(row), cells, column.align), name))
+            pieces += cell(column.text(row), cells, column.align, name)
         if here and self.has_focus:
             # one even bar, whatever the cells' own styles
             pieces = [("".join(text for text, _ in pieces), "cursor")]
