@@ -148,6 +148,7 @@ _VERDICTS = ("ktop can run live", "ktop can run, but without BPF: from /proc onl
 
 def _print(findings: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
@@ -158,14 +159,14 @@ def _print(findings: dict[str, Any]) -> None:
         machine.add_row(mark, check["name"], Text(" ".join((check["value"], check["advice"])).strip()))
     console.print(machine)
     console.print()
-    probes = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("PROBE", "STATUS", "ATTACHED TO", "SHOWS, OR WHAT STANDS IN AND WHY"):
-        probes.add_column(title, no_wrap=title != "SHOWS, OR WHAT STANDS IN AND WHY")
     for p in findings["probes"]:
-        shown = (f"{p['shows']}; cannot see: {p['blind']}" if p["status"] == "live" else
-                 f"{p['reason']}. In its place: {p['fallback']}")
-        probes.add_row(Text(p["name"]), p["status"], Text(p["attach"]), Text(shown))
-    console.print(probes)
+        console.print(Text.assemble((f"{p['name']:<15}", "bold"), f"{p['status']:<10}{p['attach']}"))
+        if p["status"] == "live":
+            lines = [f"shows {p['shows']}", f"cannot see: {p['blind']}"]
+        else:
+            lines = [f"would show {p['shows']}", f"why not: {p['reason']}",
+                     f"in its place: {p['fallback']}"]
+        console.print(Padding(Text("\n".join(lines)), (0, 0, 0, 4)))
     for note in findings["notes"]:
         console.print(Text(f"note: {note}"))
     console.print(Text(f"\n{findings['verdict']}"))

@@ -114,7 +114,7 @@ class Loader:
     def _compile(self, layers: tuple[str, ...], flavour: tuple[str, ...]) -> Any:
         import bcc
 
-        defines = dict(self.layout.DEFINES, KTOP_RING_PAGES=RING_PAGES)
+        defines = dict(self.layout.DEFINES, KTOP_RING_PAGES=self.options.get("ring_pages", RING_PAGES))
         flags = [f"-D{k}={v}" for k, v in defines.items()] + [f"-D{name}" for name in flavour]
         if self.options.get("cgroup_v1"):
             flags.append("-DKTOP_CGROUP_V1")

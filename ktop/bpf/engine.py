@@ -239,7 +239,7 @@ def probe_table(loaded: Loaded) -> list[dict[str, str]]:
         elif held and not reason:
             status, reason = "off", f"attached while {p.layer} is looked at: {p.on_demand}"
         else:
-            status = "absent" if p.fallback == "none" else "fallback"
+            status = "absent" if p.fallback.startswith("none") else "fallback"
             reason = reason or loaded.fatal or "not loaded"
         rows.append({"name": p.name, "layer": p.layer, "attach": p.attach_point, "status": status,
                      "reason": reason, "shows": p.shows, "fallback": p.fallback, "blind": p.blind})

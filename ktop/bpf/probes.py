@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ktop.bpf.layout import ARGS_MAX
+
 RUNQLEN_HZ = 99
 TRACEFS = "/sys/kernel/tracing"  # Documentation/trace/ftrace.rst
 
@@ -46,11 +48,11 @@ PROBES = (
           "threads that live and die between two reads (their exit event has them)"),
     Probe("process_fork", "processes", "tp", "sched_process_fork",
           "forks per process and in all",
-          "forks in all from /proc/stat", "nothing"),
+          "forks in all, threads included, from /proc/stat", "nothing"),
     Probe("process_exec", "processes", "tp", "sched_process_exec",
           "executions with their arguments",
-          "new processes as /proc shows them at a tick",
-          f"a command line past {4096} bytes"),
+          "none",
+          f"a command line past {ARGS_MAX} bytes"),
     Probe("process_exit", "processes", "tp", "sched_process_exit",
           "exits with code or signal, lifetime, CPU time",
           "none", "nothing"),
@@ -62,9 +64,9 @@ PROBES = (
           "the same for execveat(2)", "none", "as exec_failed", _SYSCALL_TAX),
     Probe("sched_switch", "sched", "tp", "sched_switch",
           "run queue latency histograms, time off CPU by reason, context switches per CPU",
-          "mean waits from run_delay, switches from /proc/stat: no histogram",
+          "waiting threads from run_delay, switches from /proc/stat: no histogram, no reasons",
           "the wait of a time slice that has not ended (it counts when the thread next leaves)"),
     Probe("runqlen", "sched", "clock", str(RUNQLEN_HZ),
           "run queue length per CPU",
-          "mean length by Little's law from the waits", "queues shorter-lived than 10 ms"),
+          "none: waiting threads per CPU come from the waits", "queues shorter-lived than 10 ms"),
 )

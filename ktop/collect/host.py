@@ -88,6 +88,28 @@ class CpuTimes:
         return rows
 
 
+class StatRates:
+    """Context switches/s and forks/s (threads included) of the host, where no probe counts them."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int] | None = None
+
+    def read(self, interval_ns: int | None) -> tuple[float | None, float | None]:
+        """`ctxt` and `processes` of /proc/stat as rates; None in the first call."""
+        found = {}
+        with open("/proc/stat", encoding="ascii") as f:
+            for line in f:
+                name, _, value = line.partition(" ")
+                if name in ("ctxt", "processes"):
+                    found[name] = int(value)
+        before, self._last = self._last, (found["ctxt"], found["processes"])
+        if before is None or not interval_ns:
+            return None, None
+        switches, forks = (
+            (new - old) * 1e9 / interval_ns for new, old in zip(self._last, before, strict=True))
+        return switches, forks
+
+
 class Users:
     """uid -> name. Look-ups may ask a directory server, so they happen in a thread of their own."""
 

@@ -41,6 +41,7 @@ class Collector:
         self.options = options or Options()
         self._clocks = host_mod.Clocks()
         self._cpu_times = host_mod.CpuTimes()
+        self._stat = host_mod.StatRates()
         self._users = host_mod.Users()
         self._engine: Engine | None = None
         self._processes: ProcessesLayer | None = None
@@ -113,6 +114,7 @@ class Collector:
             sched.off_cpu = self._cgroups.off_cpu()
             if interval:
                 sched.migrations_per_s = sum(p.migrations_per_s or 0.0 for _, p in changes if p)
+        self._stand_in(processes, sched, interval)
         groups = self._cgroups.rows(dead, now, interval)
         health = self._health.update(self._tick_ns)
         health.skipped_frames = self.skipped_frames
@@ -126,6 +128,18 @@ class Collector:
             users=self._users.names(processes), health=health)
         self._tick_ns = time.process_time_ns() - began
         return frame
+
+    def _stand_in(self, processes: Processes, sched: Sched, interval: int | None) -> None:
+        """What /proc says where a probe is missing."""
+        if sched.switches_per_s is not None and processes.forks_per_s is not None:
+            return
+        switches, forks = self._stat.read(interval)
+        if sched.switches_per_s is None:
+            sched.switches_per_s = switches
+            waits = [p.runq_wait_pct for p in processes.rows if p.runq_wait_pct is not None]
+            sched.waiting = sum(waits) / 100.0 if waits else None
+        if processes.forks_per_s is None:
+            processes.forks_per_s = forks
 
     def close(self) -> None:
         """Detach everything."""

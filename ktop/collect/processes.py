@@ -39,7 +39,7 @@ class ProcessesLayer:
 
     def __init__(self, engine: Engine, clocks: Clocks) -> None:
         self._engine, self._clocks = engine, clocks
-        self._table = TaskTable(engine.loaded.syscalls)
+        self._table = TaskTable(engine.loaded.syscalls, engine.live("sched_switch"))
         ring = engine.loaded.maps.get("events")
         self._ring = RingBuffer(ring.fd, ring.max_entries) if ring else None
         self._pending: list[ProcessEvent] = []

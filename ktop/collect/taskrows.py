@@ -133,10 +133,10 @@ def thread_sums(thread: TaskThread, interval: Interval) -> Sums:
 
 
 class RowMaker:
-    """Makes rows; knows the machine's syscall names."""
+    """Makes rows; knows the machine's syscall names. tracked False: nobody keeps the accounts."""
 
-    def __init__(self, syscalls: dict[int, str]) -> None:
-        self._syscalls = syscalls
+    def __init__(self, syscalls: dict[int, str], tracked: bool) -> None:
+        self._syscalls, self._tracked = syscalls, tracked
 
     def make(self, threads: list[TaskThread], ended: list[TaskRecord], old: Process | None,
              interval: Interval) -> tuple[Process, list[Thread]]:
@@ -158,6 +158,7 @@ class RowMaker:
             total = Sums()
             for thread in threads:
                 sums = thread_sums(thread, interval)
+                sums.tracked = sums.tracked and self._tracked
                 total.add(sums)
                 if len(threads) > 1:
                     thread_rows.append(self._thread_row(thread.record, sums, interval))

@@ -37,8 +37,8 @@ class TaskTable:
     `update`; None where there is none.
     """
 
-    def __init__(self, syscalls: dict[int, str]) -> None:
-        self._rows = RowMaker(syscalls)
+    def __init__(self, syscalls: dict[int, str], tracked: bool = True) -> None:
+        self._rows = RowMaker(syscalls, tracked)
         self._seen: set[bytes] = set()
         self._processes: dict[int, _Process] = {}
         self._unsettled: set[int] = set()  # changed in the last tick: their rates are still moving
