@@ -24,13 +24,13 @@ from textual.widget import Widget
 from ktop import format as fmt
 from ktop import terminal, theme
 from ktop.actions import ACTIONS, PAIRS, bindings
-from ktop.driver import CalmPalette, TerminalApp
+from ktop.driver import CalmPalette, CalmScreen, TerminalApp
 from ktop.history import History
 from ktop.launch import Session
 from ktop.model import Frame
 from ktop.panes import PANES, Pane
 from ktop.screens import Help, KeyLine, help_page
-from ktop.sources import ENDED, LIVE, LiveSource, Silence, Source
+from ktop.sources import ENDED, LIVE, STARTING, LiveSource, Silence, Source
 from ktop.widgets.header import Banner, Cost, Header, Hint, Keys, Status, TabBar, interval_text
 from ktop.widgets.table import VirtualTable
 
@@ -38,6 +38,15 @@ INTERVALS_NS = tuple(round(s * 1e9) for s in (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 6
 MESSAGE_S = 5.0
 RETRY_S = 0.1
 MIN_SIZE = (80, 24)
+
+
+class MainScreen(CalmScreen):
+    """The screen of the panes. Textual's own screens take Tab for moving the focus."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("tab", "app.pane_step(1)", show=False),
+        Binding("shift+tab", "app.pane_step(-1)", show=False),
+        Binding("ctrl+c", "app.quit", show=False)]
 
 
 class KtopApp(TerminalApp):
@@ -77,6 +86,10 @@ class KtopApp(TerminalApp):
         self._message_timer: Timer | None = None
 
     # -- building ------------------------------------------------------------------------------
+
+    def get_default_screen(self) -> Screen[Any]:
+        """Ours."""
+        return MainScreen(id="_default")
 
     def compose(self) -> ComposeResult:
         """Lines around one body. Panes are built when they are first looked at."""
@@ -151,14 +164,9 @@ class KtopApp(TerminalApp):
         if frame is None:
             return
         self.pane.show(frame, self._held or self.history)
-        if self._skipped:
-            if self.source.state == LIVE:
-                self.say(f"link slow: {self._skipped} samples not drawn", "warn")
-            self._skipped = 0
-        elif frame.clock.interval_ns is None:
-            self.say("first sample, no rates yet", "dim")
-        elif self.status.text.startswith(("first sample", "starting")):
-            self.say("")
+        if self._skipped and self.source.state == LIVE:
+            self.say(f"link slow: {self._skipped} samples not drawn", "warn")
+        self._skipped = 0
 
     @property
     def state_word(self) -> str:
@@ -177,6 +185,8 @@ class KtopApp(TerminalApp):
                     health.probes_estimated, health.lost_total)
 
     def _show_lines(self) -> None:
+        """Everything around the pane but the keys."""
+        self._say_standing()
         cost = self.cost()
         self.header.set(self.frame or self.newest, cost, self.state_word, self.interval_ns)
         self.status.show_cost(None if self.header.shows_cost else cost)
@@ -187,39 +197,44 @@ class KtopApp(TerminalApp):
             self.banner.say((self.newest.health.banner if self.newest else None) or "")
 
     def _source_changed(self) -> None:
-        if not self._built:
-            return
-        if self.source.state == "STARTING":
-            self.say("starting: waiting for the first sample", "dim", stay=True)
-        elif self.source.state == ENDED and self.status.text.startswith("starting"):
-            self.say("")
-        self._show_lines()
-        self._keys_changed()
+        if self._built:
+            self._show_lines()
+            self._keys_changed()
 
     # -- messages ------------------------------------------------------------------------------
 
-    def say(self, text: str, style: str = "normal", stay: bool = False) -> None:
-        """A line for the user; it goes after a while."""
+    def say(self, text: str, style: str = "normal") -> None:
+        """A line for the user; after a while it gives way to what always holds."""
+        if self._message_timer is not None:
+            self._message_timer.stop()
+        self._message_timer = self.set_timer(MESSAGE_S, self._message_over)
+        self.status.say(text, style)
+
+    def _message_over(self) -> None:
         if self._message_timer is not None:
             self._message_timer.stop()
             self._message_timer = None
-        self.status.say(text, style)
-        if text and not stay:
-            self._message_timer = self.set_timer(MESSAGE_S, self._standing_message)
+        self._say_standing()
 
-    def _standing_message(self) -> None:
-        """What the status line says when there is nothing to report."""
-        self._message_timer = None
+    def _say_standing(self) -> None:
+        """What the status line says while there is nothing to report."""
+        if self._message_timer is not None:
+            return
         columns, lines = self.size
-        if columns < MIN_SIZE[0] or lines < MIN_SIZE[1]:
-            self.status.say(f"{columns}x{lines}: ktop needs 80x24 to show everything", "dim")
-        else:
-            self.status.say("")
+        text = ""
+        if self.source.state == STARTING:
+            text = "starting: waiting for the first sample"
+        elif self.paused:
+            text = "paused (samples go on), Space resumes"
+        elif columns < MIN_SIZE[0] or lines < MIN_SIZE[1]:
+            text = f"{columns}x{lines}: ktop needs 80x24 to show everything"
+        elif self.frame is not None and self.frame.clock.interval_ns is None:
+            text = "first sample, no rates yet"
+        self.status.say(text, "dim")
 
     def on_resize(self) -> None:
-        """Say so when it is too small for all of it, and stop saying so."""
-        if self._built and self._message_timer is None:
-            self._standing_message()
+        """Other room for the lines around the pane."""
+        if self._built:
             self.call_after_refresh(self._show_lines)
 
     def _keys_changed(self, _screen: object = None) -> None:
@@ -291,9 +306,9 @@ class KtopApp(TerminalApp):
         self._held = _still(self.history) if self.paused else None
         if not self.paused:
             self.frame, self._skipped = self.newest, 0
+        self._message_over()
         with self.batch_update():
             self._show_frame(self.frame if not self.paused else None)
-            self.say("paused (samples go on), Space resumes" if self.paused else "")
         self._keys_changed()
 
     def action_interval(self, step: int) -> None:
@@ -376,7 +391,7 @@ class KtopApp(TerminalApp):
         if self.source.state != ENDED:
             self.say("the collector is running")
         elif self.source.restart():
-            self.say("starting a new collector", stay=True)
+            self.say("starting a new collector")
         else:
             self.say("nobody is there to start a collector: leave ktop and start it again", "bad")
 

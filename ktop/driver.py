@@ -247,7 +247,7 @@ class KtopDriver(LinuxDriver):
         """Take the terminal."""
         setattr(constants, "DISABLE_KITTY_KEY", True)  # noqa: B010 - it is marked Final
         self._output.gone = False
-        super().start_application_mode()
+        super().start_application_mode()  # type: ignore[no-untyped-call]
         self._loop.add_signal_handler(signal.SIGWINCH, self._resized)
 
     def _suspend(self) -> None:

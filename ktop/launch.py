@@ -387,7 +387,7 @@ def _tell(descriptor: int, what: str, err: BaseException) -> None:
 
         line = crash.report(what, err)
     except Exception:
-        line = f"{what}: {type(err).__name__}: {ascii(str(err))}"
+        line = f"{what}: {type(err).__name__}: {str(err)!a}"
     with contextlib.suppress(OSError):
         os.write(descriptor, f"{line}\n".encode(errors="backslashreplace"))
 
@@ -441,6 +441,8 @@ def drop_privileges() -> None:
         gid = int(os.environ.get("SUDO_GID", user.pw_gid))
     except ValueError:
         gid = user.pw_gid
+    import ctypes  # noqa: F401 - for _prctl, while it can surely be read
+
     _import_what_they_cannot_read(user, gid)
     os.initgroups(user.pw_name, gid)
     os.setresgid(gid, gid, gid)

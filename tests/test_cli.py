@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -94,7 +95,7 @@ def test_a_bug_is_one_line_and_a_file(monkeypatch: pytest.MonkeyPatch,
     assert said.count("\n") == 1
     assert "\x1b" not in said
     path = said.rpartition("details: ")[2].strip(")\n")
-    assert "Traceback" in open(path, encoding="utf-8").read()
+    assert "Traceback" in Path(path).read_text(encoding="utf-8")
     assert os.stat(path).st_mode & 0o077 == 0
     monkeypatch.setenv("KTOP_DEBUG", "1")
     assert cli.main(["doctor"]) == 1

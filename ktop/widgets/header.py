@@ -63,9 +63,9 @@ def host_pieces(frame: Frame | None) -> list[tuple[int, list[Piece]]]:
     loads = [load for load in (host.load1, host.load5, host.load15) if load is not None]
     parts: list[tuple[int, list[Piece]]] = [
         (0, [(host.hostname, "strong")]),
-        (3, [("Linux " + host.kernel, "normal")]),
+        (4, [(host.kernel, "normal")]),
         (1, [(str(host.cpus), "normal"), (" CPU" if host.cpus == 1 else " CPUs", "dim")]),
-        (4, [("up ", "dim"), (fmt.age(host.uptime_ns), "normal")])]
+        (3, [("up ", "dim"), (fmt.age(host.uptime_ns), "normal")])]
     if loads:
         parts.append((2, [("load ", "dim"), (" ".join(f"{load:.2f}" for load in loads), "normal")]))
     return parts
