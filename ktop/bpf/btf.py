@@ -93,6 +93,7 @@ class Btf:
             self._btf = self._lib.btf__new(raw, len(raw))
         if not self._btf:
             raise BtfError(f"BTF cannot be parsed: {os.strerror(ct.get_errno())}")
+        self._members: dict[int, list[Member]] = {}
         self._count: int = self._lib.btf__type_cnt(self._btf)
 
     def close(self) -> None:
@@ -176,6 +177,8 @@ class Btf:
 
     def members(self, type_id: int) -> list[Member]:
         """Direct members of a struct or union, in order."""
+        if type_id in self._members:
+            return self._members[type_id]
         info = self._type(type_id).contents.info
         count, kind_flag = info & 0xFFFF, info >> 31
         base = self._after(type_id, _Member)
@@ -184,6 +187,7 @@ class Btf:
             m = _Member.from_address(base + index * ct.sizeof(_Member))
             bits, offset = (m.offset >> 24, m.offset & 0xFFFFFF) if kind_flag else (0, m.offset)
             found.append(Member(self._string(m.name_off), m.type, offset, bits))
+        self._members[type_id] = found
         return found
 
     def field(self, type_id: int, name: str, _depth: int = 0) -> Member | None:
