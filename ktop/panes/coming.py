@@ -40,7 +40,7 @@ class ComingPane(Pane):
     def help_text(self) -> str:
         """The same text."""
         points = "\n".join(f"  - {point}" for point in self.points)
-        return f"{self.title}: not built yet. {self.what}\n\n{points}"
+        return f"{self.title}: not built yet.\n\n{self.what}\n\n{points}"
 
 
 class FilesPane(ComingPane):
