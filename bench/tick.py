@@ -85,5 +85,8 @@ def run(quick: bool) -> list[Row]:
             peers: dict[str, list[float] | str] = {
                 "psutil": _attempt(_psutil, 2 if quick else 4)}
             peers |= _terminals(2 if quick else 4, where)
+        if threads:  # these two have no rows for threads
+            peers = {name + ("" if name == "htop" else " (processes only)"): values
+                     for name, values in peers.items()}
         rows.append(Row(f"one refresh, {label} asleep", "ms CPU", ours, peers))
     return rows
