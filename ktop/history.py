@@ -16,6 +16,7 @@ from ktop.model import Frame, Hist, ProcessEvent
 SECOND = 1_000_000_000
 SPAN_NS = 600 * SECOND
 EVENTS = 5_000
+ARGS = 512  # characters of a command line remembered for its exit
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,14 @@ class Tick:
 
 @dataclass(frozen=True)
 class FeedEvent:
-    """An event with the number it got here: its identity in the feed."""
+    """An event with the number it got here: its identity in the feed.
+
+    args: its command line; of an exit, the one seen at the execution.
+    """
 
     serial: int
     event: ProcessEvent
+    args: str | None = None
 
 
 def _busy(idle: float | None, iowait: float | None) -> float | None:
@@ -59,6 +64,7 @@ class History:
         self.span_ns = span_ns
         self.ticks: deque[Tick] = deque()
         self._events: deque[FeedEvent] = deque(maxlen=events)
+        self._args: dict[int, str] = {}  # of running processes, by pid
         self._serial = 0
         self._monotonic_ns: int | None = None
         self._suspended_ns = 0
@@ -68,6 +74,7 @@ class History:
         """Forget everything: another host, or a jump in a recording."""
         self.ticks.clear()
         self._events.clear()
+        self._args.clear()
         self._monotonic_ns = None
         self._suspended_ns = 0
         self.events_cut = 0
@@ -95,8 +102,18 @@ class History:
             self.ticks.popleft()
         for event in processes.events:
             self._serial += 1
-            self._events.append(FeedEvent(self._serial, event))
+            self._events.append(FeedEvent(self._serial, event, self._arguments(event)))
         self.events_cut += processes.events_cut
+
+    def _arguments(self, event: ProcessEvent) -> str | None:
+        """An exit knows its command's name only: the command line is from its execution."""
+        if event.kind == "exit":
+            return self._args.pop(event.pid, None) if event.args is None else event.args
+        if event.kind == "exec" and event.args is not None:
+            self._args[event.pid] = event.args[:ARGS]
+            if len(self._args) > EVENTS:
+                del self._args[next(iter(self._args))]
+        return event.args
 
     @property
     def newest(self) -> Tick | None:

@@ -27,6 +27,15 @@ def test_events_are_newest_first_with_an_identity_that_lasts():
     assert all(before[i.serial] is i.event for i in after if i.serial in before)
 
 
+def test_an_exit_shows_the_command_line_of_its_execution():
+    frame = make_frame(2)
+    executed, ended = (e for e in frame.processes.events if e.pid == 50_020)
+    ended.args = None
+    history = fill(History(), [frame])
+    shown = next(i for i in history.events() if i.event is ended)
+    assert shown.args == executed.args
+
+
 def test_the_same_frame_twice_counts_once():
     history = History()
     frame = make_frame(2)

@@ -1,15 +1,15 @@
 """The panes inside a small app: what an engineer reads at each size, and what the keys do."""
 
 import pytest
-from frames import HOSTILE, bare_frame, make_frame, stream
+from frames import HOSTILE, bare_frame, make_frame, make_process, stream
 from rich.cells import cell_len
 from textual.app import App
 
 from ktop import theme
 from ktop.history import History
 from ktop.panes import PANES, ComingPane, Pane, ProcessesPane, SchedulerPane
-from ktop.panes.base import why_missing
-from ktop.panes.process_columns import event_text
+from ktop.panes.base import Names, why_missing
+from ktop.panes.process_columns import event_text, process_columns
 from ktop.panes.sched import VIEWS
 from ktop.widgets.table import VirtualTable
 
@@ -72,7 +72,7 @@ def test_every_pane_explains_itself_and_its_keys(pane):
     assert issubclass(pane, Pane)
     help_text = pane().help_text()
     assert len(help_text) > 40
-    assert max(map(len, help_text.splitlines())) <= 90
+    assert max(map(len, help_text.splitlines())) <= 76
     keys = [*pane.__dict__.get("BINDINGS", []), *VirtualTable.BINDINGS]
     assert all(binding.id and binding.description for binding in keys)
     assert not RESERVED & {binding.key for binding in keys}
@@ -298,6 +298,19 @@ async def test_the_feed_says_why_it_is_empty():
         assert "no executions: probe process_exec absent: EPERM: not root" in text(app)
 
 
+def test_only_what_waits_for_a_device_is_alarming():
+    row = make_process(1)
+    style = next(c for c in process_columns(Names(), str) if c.key == "blocked").style
+    row.blocked_pct, row.off_cpu_pct = 100.0, {"lock": 100.0}
+    assert style(row) == "normal"
+    row.off_cpu_pct = {"disk": 70.0}
+    assert style(row) == "bad"
+    row.off_cpu_pct, row.state, row.blocked_reason = None, "D", "iowait"
+    assert style(row) == "bad"
+    row.blocked_pct = None
+    assert style(row) == "dim"
+
+
 def test_events_read_without_colour():
     texts = {event_text(event)[0] for event in make_frame(2).processes.events}
     assert texts == {"exec", "FAIL ENOENT", "exit 127", "exit 0", "SIGSEGV core"}
@@ -376,6 +389,27 @@ async def test_throttling_and_waiters():
         waiters = app.pane.query_one("#waiters-table", VirtualTable).rows
         assert waiters == sorted(waiters, key=lambda p: -p.runq_wait_pct)
         assert all(p.runq_wait_pct > 0 for p in waiters)
+
+
+async def test_the_histogram_follows_the_cursor():
+    app = PaneApp(SchedulerPane)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await app.feed(pilot, stream(3))
+        await pilot.press("o", "down")
+        await pilot.pause()
+        table = app.pane.query_one("#waiters-table", VirtualTable)
+        waiter = table.selected_row
+        assert f"Run queue latency of {waiter.comm} ({waiter.pid})" in text(app)
+        calm = make_frame(4)
+        for row in calm.processes.rows:
+            row.runq_wait_pct, row.runq = 0.0, None
+        await app.feed(pilot, [calm])
+        assert [row.pid for row in table.rows] == [waiter.pid]
+        assert "nothing waited in this interval" in text(app)
+        app.pane.query_one("#waiters-table").focus()
+        await pilot.press("escape")
+        await pilot.pause()
+        assert "Run queue latency ─" in text(app)
 
 
 async def test_many_cpus_scroll():

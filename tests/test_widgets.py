@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from frames import HOSTILE, SECOND, make_hist
@@ -372,7 +373,7 @@ def test_folded_octaves_lose_nothing(reduce, height):
     assert len(found) <= height
     assert sum(n for _, _, n in found) == sum(n for _, _, n in octaves)
     assert (found[0][0], found[-1][1]) == (octaves[0][0], octaves[-1][1])
-    assert all(a[1] == b[0] for a, b in zip(found, found[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in pairwise(found))
 
 
 def test_heat_grows_by_the_logarithm(ascii_only):

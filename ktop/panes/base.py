@@ -101,7 +101,15 @@ def why_missing(frame: Frame, probe: str, what: str = "no histogram") -> str:
     return f"{what} so far"
 
 
-def column_help(columns: Iterable[Column], width: int = 76) -> str:
+HELP_WIDTH = 76  # what a help page of an 80-column terminal holds
+
+
+def paragraph(text: str, width: int = HELP_WIDTH) -> str:
+    """Running text for a help page."""
+    return textwrap.fill(" ".join(text.split()), width)
+
+
+def column_help(columns: Iterable[Column], width: int = HELP_WIDTH) -> str:
     """The columns' own help, one below the other."""
     lines: list[str] = []
     for column in columns:

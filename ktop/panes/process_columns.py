@@ -14,6 +14,7 @@ from ktop.widgets.columns import Column
 
 Row = Process | Thread
 _STATE_STYLE = {"R": "good", "D": "bad", "Z": "warn", "T": "warn", "t": "warn"}
+_SHORT = {"uninterruptible": "unintr."}
 # a signal that somebody sends to end a process in order is no accident
 _ORDERLY = {"SIGTERM", "SIGINT", "SIGHUP", "SIGPIPE"}
 
@@ -41,6 +42,22 @@ def _cpu_style(row: Row) -> str:
     if row.cpu_pct is None or row.cpu_pct < 0.05:
         return "dim"
     return "strong" if row.cpu_pct >= 50 else "normal"
+
+
+def _blocked_style(row: Row) -> str:
+    """Only what waits for a device or cannot be woken is alarming: idle workers block on locks."""
+    if row.blocked_pct is None or row.blocked_pct < 0.05:
+        return "dim"
+    off = getattr(row, "off_cpu_pct", None)
+    if off is None:
+        hard = row.blocked_pct if row.state == "D" or row.blocked_reason == "iowait" else 0.0
+    else:
+        hard = off.get("disk", 0.0) + off.get("uninterruptible", 0.0)
+    return theme.load(max(hard, 0.05), 20, 60)
+
+
+def _why(row: Row) -> str:
+    return _SHORT.get(row.blocked_reason or "-", row.blocked_reason or "-")
 
 
 def _why_style(row: Row) -> str:
@@ -73,11 +90,14 @@ def process_columns(names: Names, command: Callable[[Row], str]) -> list[Column]
         _percent("runq", "RQW%", "runq_wait_pct", 5, 20,
                  "time runnable but waiting for a CPU, % of one thread's wall time "
                  "(sched_info.run_delay)"),
-        _percent("blocked", "BLK%", "blocked_pct", 20, 60,
-                 "time off CPU not by choice: disk, uninterruptible, io, network, lock"),
-        Column("why", "WHY", 10, lambda r: r.blocked_reason or "-", "left",
+        Column("blocked", "BLK%", 5, lambda r: fmt.pct(r.blocked_pct), sort=_figure("blocked_pct"),
+               style=_blocked_style,
+               help="time off CPU not by choice, % of one thread's wall time, all threads "
+                    "together: disk, uninterruptible, io, network, lock"),
+        Column("why", "WHY", 10, _why, "left",
                sort=_figure("blocked_reason"), style=_why_style,
-               help="the system call it is or was last blocked in, or iowait"),
+               help="the system call it is or was last blocked in, iowait, or unintr. "
+                    "(uninterruptible for another reason)"),
         Column("rss", "RSS", 5, lambda r: fmt.size(getattr(r, "rss_bytes", None)),
                sort=_figure("rss_bytes"), style=_load("rss_bytes", 1e18, 1e18),
                help="resident memory, bytes by 1024 (the kernel's own approximation)"),
@@ -119,8 +139,8 @@ def event_text(event: ProcessEvent) -> tuple[str, str]:
     return f"exit {event.code}", "warn" if event.code else "dim"
 
 
-def _event_command(event: ProcessEvent) -> str:
-    text = event.args or event.filename or event.comm
+def _event_command(event: ProcessEvent, args: str | None) -> str:
+    text = args or event.filename or event.comm
     return f"{text} (+{fmt.size(event.args_cut)} cut)" if event.args_cut else text
 
 
@@ -148,8 +168,8 @@ def feed_columns(names: Names) -> list[Column]:
                style=quiet, help="container, pod or unit"),
         Column("cpu", "CPU", 6, lambda f: fmt.duration(f.event.cpu_ns), style=lambda _: "dim",
                help="CPU time of its whole life"),
-        Column("command", "COMMAND", 20, lambda f: _event_command(f.event), "left", style=quiet,
-               min_width=18, help="command line, with what did not fit"),
+        Column("command", "COMMAND", 20, lambda f: _event_command(f.event, f.args), "left",
+               style=quiet, min_width=18, help="command line, with what did not fit"),
     ]
 
 

@@ -13,7 +13,7 @@ from ktop import format as fmt
 from ktop import theme
 from ktop.history import History
 from ktop.model import Frame, Process, Thread
-from ktop.panes.base import Names, Pane, column_help, why_missing
+from ktop.panes.base import Names, Pane, column_help, paragraph, why_missing
 from ktop.panes.process_columns import Row, feed_columns, fold_columns, process_columns
 from ktop.widgets.columns import Key
 from ktop.widgets.strips import Line, Piece, Rule
@@ -202,15 +202,17 @@ class ProcessesPane(Pane):
     def help_text(self) -> str:
         """What every figure of this pane means."""
         return "\n".join([
-            "Every process with its threads folded in, read each tick by the kernel's task",
-            "iterator; executions and exits come as events, so that a process that lives for less",
-            "than a tick is seen. `-` is unknown, never zero.",
+            paragraph("""Every process with its threads folded in, read each tick by the kernel's
+                task iterator; executions and exits come as events, so that a process that lives
+                for less than a tick is seen. `-` is unknown, never zero. BLK% stands out only as
+                far as it is disk or uninterruptible: a pool of idle workers is blocked too."""),
             "", "Columns (% of one thread's wall time unless said otherwise)",
             column_help(process_columns(self.names, self._command)),
             "", "Executions and exits", column_help(feed_columns(self.names)),
             "", "Folded by parent, command and cgroup over the last minute",
             column_help(fold_columns(self.names)),
-            "", "lost: events that did not fit into the ring buffer; the totals are exact anyway.",
-            "Cannot be seen: the time of threads that began and ended between two ticks is in",
-            "their process's exit, not in a row; a command line is what the process says it is.",
+            "", paragraph("""lost: events that did not fit into the ring buffer; the totals are
+                exact anyway. beyond the feed: events that were counted and not sent. Cannot be
+                seen: the time of a process that began and ended between two ticks is in its exit,
+                not in a row; a command line is what the process says it is."""),
         ])

@@ -12,18 +12,21 @@ from textual.containers import Container
 from ktop import format as fmt
 from ktop import hist, theme
 from ktop.history import History
-from ktop.model import OFF_CPU, Frame
-from ktop.panes.base import Names, Pane, column_help, in_view, why_missing
+from ktop.model import OFF_CPU, Frame, Hist
+from ktop.panes.base import Names, Pane, column_help, in_view, paragraph, why_missing
 from ktop.panes.sched_columns import cgroup_columns, cpu_columns, waiter_columns
 from ktop.widgets.bars import KINDS, ValueBars, legend
+from ktop.widgets.columns import Key
 from ktop.widgets.heatmap import Heatmap
 from ktop.widgets.histogram import Histogram
-from ktop.widgets.strips import Line, Piece, Rule
+from ktop.widgets.strips import Line, Piece, Rule, cut
 from ktop.widgets.table import VirtualTable
 
 WIDE, HIGH = 120, 32  # size of the pane from which everything is on one screen
 SPAN_NS = 300 * 1_000_000_000
 VIEWS = ("overview", "cpus", "waiters", "cgroups", "offcpu")
+_BIG_SECTIONS = {"overview": ("hist", "heat", "cpus", "offcpu", "waiters", "cgroups"),
+                 "waiters": ("hist", "heat", "waiters"), "cgroups": ("hist", "heat", "cgroups")}
 _VIEW_SECTIONS = {"overview": ("hist", "heat"), "cpus": ("cpus",), "waiters": ("waiters",),
                   "cgroups": ("cgroups",), "offcpu": ("offcpu",)}
 _SECTIONS = ("hist", "heat", "cpus", "offcpu", "waiters", "cgroups")
@@ -40,7 +43,10 @@ _OFF_CPU_HELP = {
 
 
 class SchedulerPane(Pane):
-    """Run queue latency now and over time, CPUs, waiters, cgroups, time off CPU."""
+    """Run queue latency now and over time, CPUs, waiters, cgroups, time off CPU.
+
+    With the cursor on a waiter or a cgroup the histogram is that one's; Escape gives the host's.
+    """
 
     title = "Scheduler"
     key = "5"
@@ -53,7 +59,7 @@ class SchedulerPane(Pane):
     DEFAULT_CSS = """
     SchedulerPane #body { layout: horizontal; width: 1fr; height: 1fr; }
     SchedulerPane .column { layout: vertical; width: 1fr; height: 1fr; }
-    SchedulerPane.-rich #left { margin: 0 1 0 0; }
+    SchedulerPane.-split #left { margin: 0 1 0 0; }
     SchedulerPane .section { layout: vertical; width: 1fr; height: 1fr; }
     SchedulerPane #legend { height: 1; }
     """
@@ -62,6 +68,7 @@ class SchedulerPane(Pane):
         super().__init__(id=id)
         self.names = Names()
         self.view = "overview"
+        self._subject: tuple[str, Key] | None = None  # table and identity of whose histogram it is
         self._frame: Frame | None = None
         self._history: History | None = None
 
@@ -122,15 +129,42 @@ class SchedulerPane(Pane):
             (" migrations/s", "dim")]
 
     def _show_hist(self, frame: Frame, _history: History) -> None:
-        runq = frame.sched.runq
+        runq, whose = self._runq(frame)
         interval = frame.clock.interval_ns
         note = ""
         if runq and interval:
             note = f"{fmt.grouped(hist.count(runq))} waits in {fmt.duration(interval)}"
-        self.query_one("#hist-rule", Rule).set(note=note)
-        empty = ("nothing waited in this interval" if runq is not None
-                 else why_missing(frame, "sched_switch"))
-        self.query_one(Histogram).show(runq, empty)
+        title = f"{_TITLES['hist']} of {cut(whose, 20)}" if whose else _TITLES["hist"]
+        self.query_one("#hist-rule", Rule).set(title, note)
+        empty = why_missing(frame, "sched_switch")
+        if runq is not None or (whose and frame.sched.runq is not None):
+            empty = "nothing waited in this interval"
+        self.query_one(Histogram).show(runq, empty, of=self._subject)
+
+    def _runq(self, frame: Frame) -> tuple[Hist | None, str]:
+        """The histogram in view and whose it is: the host's unless a row is under the cursor."""
+        if self._subject is not None:
+            table, key = self._subject
+            if table == "waiters-table":
+                for p in frame.processes.rows:
+                    if (p.pid, p.start_boottime_ns) == key:
+                        return p.runq, f"{p.comm} ({p.pid})"
+            for group in frame.cgroups:
+                if table == "cgroups-table" and group.id == key:
+                    return group.runq, group.name
+        return frame.sched.runq, ""
+
+    def on_virtual_table_highlighted(self, message: VirtualTable.Highlighted) -> None:
+        """The histogram follows the cursor."""
+        table = str(message.table.id)
+        if table not in ("waiters-table", "cgroups-table"):
+            return
+        if message.key is not None:
+            self._subject = (table, message.key)
+        elif self._subject is not None and self._subject[0] == table:
+            self._subject = None
+        if self._frame is not None and self._history is not None:
+            self._show_hist(self._frame, self._history)
 
     def _show_heat(self, frame: Frame, history: History) -> None:
         heatmap = self.query_one(Heatmap)
@@ -177,8 +211,10 @@ class SchedulerPane(Pane):
         self.query_one(ValueBars).show(rows, empty)
 
     def _show_waiters(self, frame: Frame, _history: History) -> None:
-        rows = [p for p in frame.processes.rows if (p.runq_wait_pct or 0) >= 0.05]
         table = self.query_one("#waiters-table", VirtualTable)
+        # the one under the cursor stays, also while it does not wait
+        rows = [p for p in frame.processes.rows if (p.runq_wait_pct or 0) >= 0.05
+                or (p.pid, p.start_boottime_ns) == table.selected]
         known = any(p.runq_wait_pct is not None for p in frame.processes.rows)
         table.empty = "nobody waits" if known else why_missing(frame, "tasks", "no waits known")
         self.query_one("#waiters-rule", Rule).set(note=f"{len(rows)} waited" if rows else "")
@@ -194,21 +230,30 @@ class SchedulerPane(Pane):
     # -- layout --------------------------------------------------------------------------------
 
     @property
+    def big(self) -> bool:
+        """There is room for two columns of sections."""
+        return self.size.width >= WIDE and self.size.height >= HIGH
+
+    @property
     def rich(self) -> bool:
         """Everything fits on one screen, and is asked for."""
-        return (self.view == "overview" and self.size.width >= WIDE and self.size.height >= HIGH)
+        return self.view == "overview" and self.big
 
     def on_resize(self, _event: events.Resize) -> None:
         """Another size may have room for more, or less."""
         self._arrange()
 
     def _arrange(self) -> None:
-        shown = _SECTIONS if self.rich else _VIEW_SECTIONS[self.view]
+        shown = _VIEW_SECTIONS[self.view]
+        if self.big:
+            shown = _BIG_SECTIONS.get(self.view, shown)
         for section in _SECTIONS:
             self.query_one(f"#{section}").display = section in shown
-        self.query_one("#left").display = any(s in shown for s in _LEFT)
-        self.query_one("#right").display = any(s not in _LEFT for s in shown)
-        self.set_class(self.rich, "-rich")
+        left = any(s in shown for s in _LEFT)
+        right = any(s not in _LEFT for s in shown)
+        self.query_one("#left").display = left
+        self.query_one("#right").display = right
+        self.set_class(left and right, "-split")
         if self._frame is not None and self._history is not None:
             # sizes are known after the layout: the charts ask for their width
             self.call_after_refresh(self.show, self._frame, self._history)
@@ -259,10 +304,13 @@ class SchedulerPane(Pane):
         """What every figure of this pane means."""
         reasons = "\n".join(f"  {name:<16}{text}" for name, text in _OFF_CPU_HELP.items())
         return "\n".join([
-            "Run queue latency: from runnable to running, once per time slice (sched_switch and",
-            "the kernel's own sched_info.last_queued). Percentiles come from the histogram shown,",
-            "exact to a quarter of an octave. waits/s x mean wait = threads waiting on average.",
-            "A wait that has not ended is counted when it ends.",
+            paragraph("""Run queue latency: from runnable to running, once per time slice
+                (sched_switch and the kernel's own sched_info.last_queued). Percentiles come from
+                the histogram shown, exact to a quarter of an octave. waits/s x mean wait = threads
+                waiting on average. A wait that has not ended is counted when it ends. In the
+                picture of the last minutes a denser shade is more waits, by logarithm; where the
+                line below it breaks, nothing was measured. With the cursor on a waiter or a
+                control group the histogram is that one's; Escape goes back to the host's."""),
             "", "CPUs (shares of that CPU's time: /proc/stat)", column_help(cpu_columns()),
             "", "Top waiters", column_help(waiter_columns(self.names)),
             "", "Control groups (sums over their own processes)", column_help(cgroup_columns()),

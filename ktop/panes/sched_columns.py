@@ -73,7 +73,8 @@ def _latencies() -> list[Column]:
     return [
         _latency("p99", "P99", lambda r: percentile(r.runq, 99), "99th percentile of its waits"),
         _latency("p50", "P50", lambda r: percentile(r.runq, 50), "median of its waits for a CPU"),
-        _latency("max", "MAX", lambda r: r.runq.max_ns if r.runq else None, "its longest wait"),
+        _latency("max", "MAX", lambda r: r.runq.max_ns if r.runq else None,
+                 "its longest wait, where it is known"),
         Column("waits", "WAITS", 6, lambda r: fmt.count(hist.count(r.runq) if r.runq else None),
                sort=lambda r: hist.count(r.runq) if r.runq else None,
                help="waits that ended in this interval"),
@@ -97,7 +98,7 @@ def waiter_columns(names: Names) -> list[Column]:
     p99, p50, longest, waits = _latencies()
     return [
         Column("pid", "PID", 7, lambda p: str(p.pid), sort=lambda p: p.pid, help="process id"),
-        runq, p50, p99, longest, cpu, waits,
+        runq, p50, p99, cpu, waits, longest,
         Column("cgroup", "CGROUP", 14, lambda p: names.cgroup(p.cgroup), "left",
                sort=lambda p: names.cgroup(p.cgroup), help="container, pod or unit"),
         Column("command", "COMMAND", 16,
@@ -137,7 +138,7 @@ def cgroup_columns() -> list[Column]:
                sort=lambda g: g.throttled_per_s,
                style=lambda g: theme.load(g.throttled_per_s, 0.1, 1e9),
                help="throttled periods a second"),
-        p50, longest, waits,
+        p50, waits, longest,
         Column("procs", "PROCS", 5, lambda g: fmt.count(g.processes), sort=lambda g: g.processes,
                help="processes in it"),
         Column("name", "CGROUP", 16, lambda g: g.name, "left", sort=lambda g: g.name.casefold(),

@@ -96,10 +96,14 @@ class Histogram(StripWidget):
         super().__init__(id=id)
         self._hist: Hist | None = None
         self._empty = "no samples"
+        self._of: object = None
         self._reaches: deque[tuple[int, int]] = deque(maxlen=60)
 
-    def show(self, h: Hist | None, empty: str = "no samples") -> None:
-        """Another histogram."""
+    def show(self, h: Hist | None, empty: str = "no samples", of: object = None) -> None:
+        """Another histogram; of another thing (`of`), its lines are its own."""
+        if of != self._of:
+            self._of = of
+            self._reaches.clear()
         self._hist, self._empty = h, empty
         if h is not None and h.counts:
             octaves = hist.octaves(h)
