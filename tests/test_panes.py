@@ -8,7 +8,7 @@ from textual.app import App
 from ktop import theme
 from ktop.history import History
 from ktop.panes import PANES, ComingPane, Pane, ProcessesPane, SchedulerPane
-from ktop.panes.base import Names, why_missing
+from ktop.panes.base import Names, short_command, why_missing
 from ktop.panes.process_columns import event_text, process_columns
 from ktop.panes.sched import VIEWS
 from ktop.widgets.table import VirtualTable
@@ -159,6 +159,15 @@ def test_why_missing():
     probe = next(p for p in frame.health.probes if p.name == "sched_switch")
     probe.status, probe.fallback = "fallback", "means from run_delay"
     assert why_missing(frame, "sched_switch").endswith("instead: means from run_delay")
+
+
+def test_a_command_loses_its_directory_only():
+    assert short_command("/usr/bin/python3 /srv/a b") == "python3 /srv/a b"
+    assert short_command("./run") == "run"
+    assert short_command("nginx: worker /x") == "nginx: worker /x"
+    assert short_command("[/]") == "[/]"
+    assert short_command("/") == "/"
+    assert short_command("") == ""
 
 
 # -- processes -------------------------------------------------------------------------------------
@@ -333,7 +342,7 @@ async def test_hostile_text_is_shown_as_it_stands():
 async def test_the_scheduler_is_on_one_screen_where_it_fits():
     app = PaneApp(SchedulerPane)
     async with app.run_test(size=(120, 40)) as pilot:
-        await app.feed(pilot, stream(60, cpus=4))
+        await app.feed(pilot, stream(62, cpus=4))
         shown = text(app)
         for title in ("Run queue latency", "The last 5 minutes", "CPUs", "Threads off CPU",
                       "Top waiters", "Control groups"):
@@ -376,6 +385,17 @@ async def test_an_absent_probe_is_named_on_the_pane():
         assert "no histogram: probe sched_switch absent: EPERM" in shown
         assert "- waits/s × - mean = - waiting" in shown
         assert "no reasons: probe sched_switch absent" in shown
+
+
+async def test_the_first_minute_is_shown_large():
+    app = PaneApp(SchedulerPane)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await app.feed(pilot, stream(20))
+        assert "The last minute" in text(app)
+        assert "-15s" in text(app)
+        await app.feed(pilot, stream(62)[20:])
+        assert "The last 5 minutes" in text(app)
+        assert "-4m" in text(app)
 
 
 async def test_throttling_and_waiters():

@@ -88,6 +88,14 @@ class Names:
         return "-" if number is None else self._cgroups.get(number, str(number))
 
 
+def short_command(args: str) -> str:
+    """A command line without the directory of its program: what fits is what tells it apart."""
+    program, space, rest = args.partition(" ")
+    if program[:1] in ("/", ".") and not program.endswith("/"):
+        program = program.rpartition("/")[2]
+    return program + space + rest
+
+
 def why_missing(frame: Frame, probe: str, what: str = "no histogram") -> str:
     """Why something that `probe` measures is not there, in one line."""
     found = next((p for p in frame.health.probes if p.name == probe), None)

@@ -121,7 +121,8 @@ def process_columns(names: Names, command: Callable[[Row], str]) -> list[Column]
         _rate("exec", "EXEC/s", "execs_per_s", "executions by it and its children a second"),
         Column("command", "COMMAND", 24, command, "left", sort=lambda r: r.comm.casefold(),
                style=lambda r: "dim" if getattr(r, "kernel_thread", False) else "normal",
-               min_width=20, help="command line; [kernel threads] in brackets"),
+               min_width=20, help="command line, the program without its directory; [kernel "
+                                  "threads] in brackets"),
     ]
 
 

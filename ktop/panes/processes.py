@@ -13,7 +13,7 @@ from ktop import format as fmt
 from ktop import theme
 from ktop.history import History
 from ktop.model import Frame, Process, Thread
-from ktop.panes.base import Names, Pane, column_help, paragraph, why_missing
+from ktop.panes.base import Names, Pane, column_help, paragraph, short_command, why_missing
 from ktop.panes.process_columns import Row, feed_columns, fold_columns, process_columns
 from ktop.widgets.columns import Key
 from ktop.widgets.strips import Line, Piece, Rule
@@ -89,7 +89,7 @@ class ProcessesPane(Pane):
             return f"{g.last if row.tid in self._last_tids else g.branch}{row.comm}"
         if row.kernel_thread:
             return f"[{row.comm}]"
-        return (row.args or row.comm) + (" <defunct>" if row.state == "Z" else "")
+        return short_command(row.args or row.comm) + (" <defunct>" if row.state == "Z" else "")
 
     def _threads(self, frame: Frame) -> dict[Key, list[Any]]:
         """Threads by their process's identity; alone, a thread is its process."""

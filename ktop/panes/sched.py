@@ -23,7 +23,8 @@ from ktop.widgets.strips import Line, Piece, Rule, cut
 from ktop.widgets.table import VirtualTable
 
 WIDE, HIGH = 120, 32  # size of the pane from which everything is on one screen
-SPAN_NS = 300 * 1_000_000_000
+MINUTE_NS = 60_000_000_000
+SPAN_NS = 5 * MINUTE_NS
 VIEWS = ("overview", "cpus", "waiters", "cgroups", "offcpu")
 _BIG_SECTIONS = {"overview": ("hist", "heat", "cpus", "offcpu", "waiters", "cgroups"),
                  "waiters": ("hist", "heat", "waiters"), "cgroups": ("hist", "heat", "cgroups")}
@@ -168,14 +169,19 @@ class SchedulerPane(Pane):
 
     def _show_heat(self, frame: Frame, history: History) -> None:
         heatmap = self.query_one(Heatmap)
-        columns = history.runq_columns(heatmap.columns, SPAN_NS)
+        # the first minute is shown large: in an incident nobody waits for five
+        ticks = history.ticks
+        young = not ticks or ticks[-1].at_ns - ticks[0].at_ns < MINUTE_NS
+        span = MINUTE_NS if young else SPAN_NS
+        columns = history.runq_columns(heatmap.columns, span)
         known = [h for h in columns if h is not None]
         note = ""
         if known:
             p99 = hist.percentile(hist.merge(known), 99)
             note = f"P99 {fmt.duration(p99)}"
-        self.query_one("#heat-rule", Rule).set(note=note)
-        heatmap.show(columns, SPAN_NS, why_missing(frame, "sched_switch", "no history"))
+        self.query_one("#heat-rule", Rule).set(
+            "The last minute" if young else _TITLES["heat"], note)
+        heatmap.show(columns, span, why_missing(frame, "sched_switch", "no history"))
 
     def _show_cpus(self, frame: Frame, _history: History) -> None:
         self._fix_height("cpus", min(len(frame.cpus), _CPU_ROWS) + 3)

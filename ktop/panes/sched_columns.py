@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ktop import format as fmt
 from ktop import hist, theme
 from ktop.model import Cgroup, Cpu, Hist, Process
-from ktop.panes.base import Names
+from ktop.panes.base import Names, short_command
 from ktop.widgets.bars import KINDS, stacked
 from ktop.widgets.columns import Column
 from ktop.widgets.strips import Piece
@@ -102,8 +102,8 @@ def waiter_columns(names: Names) -> list[Column]:
         Column("cgroup", "CGROUP", 14, lambda p: names.cgroup(p.cgroup), "left",
                sort=lambda p: names.cgroup(p.cgroup), help="container, pod or unit"),
         Column("command", "COMMAND", 16,
-               lambda p: f"[{p.comm}]" if p.kernel_thread else p.args or p.comm, "left",
-               sort=lambda p: p.comm.casefold(), min_width=12, help="command line"),
+               lambda p: f"[{p.comm}]" if p.kernel_thread else short_command(p.args or p.comm),
+               "left", sort=lambda p: p.comm.casefold(), min_width=18, help="command line"),
     ]
 
 

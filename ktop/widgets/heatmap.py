@@ -12,6 +12,7 @@ from ktop.model import Hist
 from ktop.widgets.octaves import Row, condense, label
 from ktop.widgets.strips import Piece, StripWidget, strip
 
+_STEPS = (5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)  # seconds between time labels
 LABEL = 7  # cells left of the picture: six of label, one of axis
 
 
@@ -46,12 +47,12 @@ def _axis(columns: Sequence[Hist | None], span_ns: int, width: int) -> list[Stri
     g = theme.glyphs()
     line = "".join(g.rule if c is not None else " " for c in columns)
     labels = [" "] * len(columns)
-    minutes = span_ns / 60e9
-    step = next((s for s in (1, 2, 5, 10, 15, 30, 60) if minutes / s <= 6), 60)
-    for back in range(0, int(minutes) + 1, step):
-        text = "now" if back == 0 else f"-{back}m"
-        at = round(len(columns) * (1 - back / minutes)) - (len(text) if back == 0 else 1)
-        at = max(0, at)
+    seconds = span_ns / 1e9
+    step = next((s for s in _STEPS if seconds / s <= 6), _STEPS[-1])
+    for back in range(0, int(seconds) + 1, step):
+        text = f"-{back}s" if back < 60 or seconds < 120 else f"-{back // 60}m"
+        text = text if back else "now"
+        at = max(0, round(len(columns) * (1 - back / seconds)) - (len(text) if back == 0 else 1))
         if at + len(text) <= len(columns) and all(x == " " for x in labels[at:at + len(text) + 1]):
             labels[at:at + len(text)] = text
     return [strip([(" " * LABEL, "dim"), (line, "rule")], width),
