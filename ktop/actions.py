@@ -50,7 +50,7 @@ ACTIONS = (
     Action("redraw", "ctrl+l", "Ctrl-L", "Redraw", "Draw the whole screen again."),
     Action("suspend_process", "ctrl+z", "Ctrl-Z", "Suspend", "Back to the shell; fg returns.",
            priority=True),
-    Action("quit", "q,f10,ctrl+c,ctrl+q", "q F10 Ctrl-C", "Quit", "Leave ktop.", 2),
+    Action("quit", "q,f10,ctrl+q", "q F10 Ctrl-C", "Quit", "Leave ktop.", 2),
 )
 # Two keys that are one thing in the footer: what people look for is the pair.
 PAIRS = (("+ -", "Interval", 5), ("< >", "Sort", 6), ("1-6", "Panes", 7))

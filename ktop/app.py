@@ -45,8 +45,7 @@ class MainScreen(CalmScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "app.pane_step(1)", show=False),
-        Binding("shift+tab", "app.pane_step(-1)", show=False),
-        Binding("ctrl+c", "app.quit", show=False)]
+        Binding("shift+tab", "app.pane_step(-1)", show=False)]
 
 
 class KtopApp(TerminalApp):
@@ -60,7 +59,10 @@ class KtopApp(TerminalApp):
     #panes { height: 1fr; width: 1fr; overflow: hidden; }
     #panes > * { height: 1fr; width: 1fr; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [*bindings()]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *bindings(),
+        # also where a text field would take it for copying
+        Binding("ctrl+c", "quit", show=False, priority=True)]
 
     def __init__(self, source: Callable[[], Source], interval_ns: int = 1_000_000_000,
                  ascii_only: bool = False, panes: Sequence[type[Pane]] = PANES) -> None:
@@ -189,7 +191,7 @@ class KtopApp(TerminalApp):
         self._say_standing()
         cost = self.cost()
         self.header.set(self.frame or self.newest, cost, self.state_word, self.interval_ns)
-        self.status.show_cost(None if self.header.shows_cost else cost)
+        self.status.show_cost(cost)
         if self.source.state == ENDED:
             self.banner.say(f"The collector has ended ({self.source.reason}). "
                             "The last picture stays; r starts a new one.", "bad")

@@ -31,10 +31,14 @@ from textual.command import CommandPalette
 from textual.drivers.linux_driver import LinuxDriver
 from textual.screen import ModalScreen, Screen
 
+from ktop import terminal
+
 RESIZE_QUIET_S = 0.06
 RESIZE_LIMIT_S = 0.3
 SLOW_S = 0.25
 CLOSE_S = 1.0
+# Mouse pointer shapes; kitty's key stack popped, on which we never pushed (a shell may have).
+UNWANTED = ("\x1b]22;", "\x1b[<u")
 
 _ASCII = str.maketrans({
     **dict.fromkeys("─━═╌╍┄┅┈┉╴╶╸╺▔▁⎺⎽", "-"), **dict.fromkeys("│┃║╎╏┆┇┊┋▏▕▎▌▍▐", "|"),
@@ -129,6 +133,8 @@ class KtopDriver(LinuxDriver):
     def write(self, data: str) -> None:
         """Queue it. When even the queue is full (never in calm drawing) drop it after a while."""
         assert self._writer_thread is not None
+        if data.startswith(UNWANTED):
+            return
         self._output.queued += 1
         try:
             self._writer_thread._queue.put(data, timeout=CLOSE_S)
@@ -165,8 +171,21 @@ class KtopDriver(LinuxDriver):
             thread._queue.put(None, timeout=CLOSE_S)
         thread.join(CLOSE_S)
         if thread.is_alive():
-            self._output.gone = True
+            self._abandon(thread)
         self._output.queued = self._output.written
+
+    def _abandon(self, thread: Any) -> None:
+        """A stalled link: throw away what it has not taken, and put it right in as few bytes."""
+        self._output.gone = True
+        for _ in range(50):
+            with contextlib.suppress(termios.error):
+                termios.tcflush(self._output.fileno(), termios.TCOFLUSH)
+            with contextlib.suppress(queue.Full):
+                thread._queue.put_nowait(None)
+            thread.join(0.02)
+            if not thread.is_alive():
+                break
+        terminal.restore(self.attrs_before, self.fileno)
 
     # -- input ---------------------------------------------------------------------------------
 
@@ -324,7 +343,8 @@ class TerminalApp(App[None]):
 
     def __init__(self, ascii_only: bool = False) -> None:
         KtopDriver.ascii_only = ascii_only
-        super().__init__(driver_class=KtopDriver)
+        # ansi_color now and not by the theme later: NO_COLOR's filter is chosen in here
+        super().__init__(driver_class=KtopDriver, ansi_color=True)
         self.animation_level = "none"
 
     def get_default_screen(self) -> Screen[Any]:

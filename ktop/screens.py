@@ -30,8 +30,6 @@ def help_page(title: str, about: str, pane_keys: Sequence[KeyLine], notes: Seque
             page.append(f"  {key:<14}", theme.style("accent"))
             page.append(f"{text}\n")
 
-    heading(title)
-    page.append(about.strip() + "\n")
     if pane_keys:
         heading(f"Keys in {title}")
         table(pane_keys)
@@ -39,6 +37,8 @@ def help_page(title: str, about: str, pane_keys: Sequence[KeyLine], notes: Seque
     table([("1-6", "Show a pane by its number.")]
           + [(action.shown, action.about) for action in ACTIONS
              if not action.name.startswith("pane(")])
+    heading(title)
+    page.append(about.strip() + "\n")
     if notes:
         heading("What the figures rest on")
         for note in notes:
@@ -62,7 +62,7 @@ class Help(CalmModal):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,f1,h,q,enter,space", "close", "Close", key_display="Esc"),
         Binding("j", "scroll(1)", show=False), Binding("k", "scroll(-1)", show=False),
-        Binding("ctrl+c,f10", "app.quit", "Quit", show=False),
+        Binding("f10", "app.quit", "Quit", show=False),
         Binding("tab,shift+tab", "nothing", show=False)]
 
     def __init__(self, page: Text) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 # kept per screen, so popping it comes before leaving the alternate one. Each is harmless when
 # nothing was on: 1049l brings the cursor back to where it was saved.
 RESET = (
+    "\x18"  # CAN ends a sequence that was cut off half-way
     "\x1b[?2026l"  # synchronized output: nothing shows while it is on
     "\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1015l\x1b[?1016l"  # mouse
     "\x1b[?2004l\x1b[?1004l\x1b[?2048l"  # bracketed paste, focus reports, in-band resize
@@ -91,6 +92,9 @@ def restore(saved: list[Any] | None, descriptor: int = 0) -> None:
                 # What was typed at a UI that is gone is not meant for the shell.
                 termios.tcflush(descriptor, termios.TCIFLUSH)
                 termios.tcsetattr(descriptor, termios.TCSANOW, saved)
+        with contextlib.suppress(termios.error):
+            # Half a picture that a stalled link has not taken would be in the way for ever.
+            termios.tcflush(1, termios.TCOFLUSH)
         data = RESET.encode()
         with contextlib.suppress(OSError):  # TimeoutError is one of them
             while data:

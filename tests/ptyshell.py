@@ -109,6 +109,12 @@ class PtyShell:
         self._stream.feed(got)
         return got
 
+    def settle(self, seconds: float = 0.4) -> None:
+        """Read for a while: between keys that must not run together, or for a picture to come."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.read(left)
+
     def send(self, keys: str | bytes) -> None:
         """Press keys."""
         os.write(self.master, keys.encode() if isinstance(keys, str) else keys)

@@ -14,6 +14,7 @@ from ktop.model import Frame
 from ktop.widgets.strips import Line, Piece, StripWidget, cells, strip
 
 GAP = "  "
+COST_FITS = 110  # columns from which the header has room for own cost; else the status line
 STATE_STYLES = {"LIVE": "good", "PAUSED": "warn", "STARTING": "dim", "DEAD": "bad"}
 
 
@@ -88,17 +89,12 @@ class Header(StripWidget):
         self.frame, self.cost, self.state, self.interval_ns = frame, cost, state, interval_ns
         self.repaint()
 
-    @property
-    def shows_cost(self) -> bool:
-        """Whether there is room for the cost; the status line has it otherwise."""
-        return self.size.width >= 110
-
     def lines(self, width: int, height: int) -> list[Strip]:
         """The one line."""
         right: list[Piece] = [("every ", "dim"), (interval_text(self.interval_ns), "normal"),
                               (GAP, "normal"), (self.state, STATE_STYLES[self.state]),
                               (" ", "normal")]
-        if self.shows_cost:
+        if width >= COST_FITS:
             right = [*cost_pieces(self.cost), (GAP, "normal"), *right]
         parts = host_pieces(self.frame)
         room = width - width_of(right) - 2
@@ -192,13 +188,15 @@ class Status(StripWidget):
         self.repaint()
 
     def show_cost(self, cost: Cost | None) -> None:
-        """The cost at the right, None for none."""
+        """The cost, at the right where the header has no room for it."""
         self.cost = cost
         self.repaint()
 
     def lines(self, width: int, height: int) -> list[Strip]:
         """The one line."""
-        right = [*cost_pieces(self.cost), (" ", "normal")] if self.cost else []
+        right: list[Piece] = []
+        if self.cost is not None and width < COST_FITS:
+            right = [*cost_pieces(self.cost), (" ", "normal")]
         room = width - width_of(right)
         left = strip([(" " + self.text, self.style_name)], max(0, room - 1 if right else room))
         gap = strip([(" ", "normal")]) if right and room > 0 else strip([])
