@@ -153,11 +153,11 @@ def feed_columns(names: Names) -> list[Column]:
     return [
         Column("time", "TIME", 8, lambda f: fmt.clock_time(f.event.time_ns), "left",
                style=lambda _: "dim", help="time of day"),
-        Column("what", "WHAT", 13, lambda f: event_text(f.event)[0], "left",
+        Column("what", "WHAT", 12, lambda f: event_text(f.event)[0], "left",
                style=lambda f: event_text(f.event)[1],
                help="exec, FAIL and why, exit and its status, or the signal that ended it"),
         Column("pid", "PID", 7, lambda f: str(f.event.pid), style=quiet, help="process id"),
-        Column("parent", "PARENT", 12, lambda f: f.event.parent_comm or "-", "left", style=quiet,
+        Column("parent", "PARENT", 10, lambda f: f.event.parent_comm or "-", "left", style=quiet,
                help="command of the parent"),
         Column("life", "LIFE", 6, lambda f: fmt.duration(f.event.lifetime_ns),
                style=lambda _: "dim", help="time from fork to exit"),
@@ -170,7 +170,7 @@ def feed_columns(names: Names) -> list[Column]:
         Column("cpu", "CPU", 6, lambda f: fmt.duration(f.event.cpu_ns), style=lambda _: "dim",
                help="CPU time of its whole life"),
         Column("command", "COMMAND", 20, lambda f: _event_command(f.event, f.args), "left",
-               style=quiet, min_width=18, help="command line, with what did not fit"),
+               style=quiet, min_width=16, help="command line, with what did not fit"),
     ]
 
 

@@ -178,7 +178,7 @@ class SchedulerPane(Pane):
         note = ""
         if known:
             p99 = hist.percentile(hist.merge(known), 99)
-            note = f"P99 {fmt.duration(p99)}"
+            note = f"{'host, ' if self._subject else ''}P99 {fmt.duration(p99)}"
         self.query_one("#heat-rule", Rule).set(
             "The last minute" if young else _TITLES["heat"], note)
         heatmap.show(columns, span, why_missing(frame, "sched_switch", "no history"))
