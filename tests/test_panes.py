@@ -216,6 +216,8 @@ async def test_threads_unfold_below_their_process_and_fold_again():
         assert len(table.rows) == folded + len(stream(3)[-1].processes.threads)
         assert "├╴java" in text(app)
         assert "└╴java-7" in text(app)
+        line = next(line for line in picture(app) if "└╴java-7" in line)
+        assert "-" not in line.partition("└")[0]  # its process has the figure: not unknown
         parents = [getattr(row, "pid", 0) for row in table.rows]
         assert parents == [p for i, p in enumerate(parents)
                            if i == 0 or p == parents[i - 1] or p not in parents[:i]]

@@ -24,17 +24,22 @@ def _figure(field: str) -> Callable[[Row], Any]:
     return lambda row: getattr(row, field, None)
 
 
+def _shown(field: str, write: Callable[[Any], str]) -> Callable[[Row], str]:
+    """The field as text; blank where a thread has none of its own: that is not unknown."""
+    return lambda row: write(getattr(row, field)) if hasattr(row, field) else ""
+
+
 def _load(field: str, warn: float, bad: float, quiet: float = 0.05) -> Callable[[Row], str]:
     return lambda row: theme.load(getattr(row, field, None), warn, bad, quiet)
 
 
 def _percent(key: str, title: str, field: str, warn: float, bad: float, text: str) -> Column:
-    return Column(key, title, 5, lambda row: fmt.pct(getattr(row, field, None)),
+    return Column(key, title, 5, _shown(field, fmt.pct),
                   sort=_figure(field), style=_load(field, warn, bad), help=text)
 
 
 def _rate(key: str, title: str, field: str, text: str, warn: float = 1e12) -> Column:
-    return Column(key, title, 6, lambda row: fmt.rate(getattr(row, field, None)),
+    return Column(key, title, 6, _shown(field, fmt.rate),
                   sort=_figure(field), style=_load(field, warn, 1e12), help=text)
 
 
@@ -98,17 +103,17 @@ def process_columns(names: Names, command: Callable[[Row], str]) -> list[Column]
                sort=_figure("blocked_reason"), style=_why_style,
                help="the system call it is or was last blocked in, iowait, or unintr. "
                     "(uninterruptible for another reason)"),
-        Column("rss", "RSS", 5, lambda r: fmt.size(getattr(r, "rss_bytes", None)),
+        Column("rss", "RSS", 5, _shown("rss_bytes", fmt.size),
                sort=_figure("rss_bytes"), style=_load("rss_bytes", 1e18, 1e18),
                help="resident memory, bytes by 1024 (the kernel's own approximation)"),
         _rate("vcsw", "VCSW/s", "voluntary_per_s", "voluntary context switches a second"),
         _rate("icsw", "ICSW/s", "involuntary_per_s", "involuntary ones: it wanted to go on"),
-        Column("threads", "THR", 5, lambda r: fmt.count(getattr(r, "threads", None)),
+        Column("threads", "THR", 5, _shown("threads", fmt.count),
                sort=_figure("threads"), style=_load("threads", 1e9, 1e9, quiet=2), help="threads"),
-        Column("read", "RD/s", 5, lambda r: fmt.size(getattr(r, "read_bytes_per_s", None)),
+        Column("read", "RD/s", 5, _shown("read_bytes_per_s", fmt.size),
                sort=_figure("read_bytes_per_s"), style=_load("read_bytes_per_s", 1e18, 1e18),
                help="bytes read from block devices a second (task_io_accounting)"),
-        Column("write", "WR/s", 5, lambda r: fmt.size(getattr(r, "write_bytes_per_s", None)),
+        Column("write", "WR/s", 5, _shown("write_bytes_per_s", fmt.size),
                sort=_figure("write_bytes_per_s"), style=_load("write_bytes_per_s", 1e18, 1e18),
                help="bytes to be written to block devices a second"),
         _rate("majf", "MAJF/s", "major_faults_per_s",
