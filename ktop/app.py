@@ -38,6 +38,10 @@ INTERVALS_NS = tuple(round(s * 1e9) for s in (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 6
 MESSAGE_S = 5.0
 RETRY_S = 0.1
 MIN_SIZE = (80, 24)
+# The table's own names for what the shell's keys do as well.
+SORTING = ("sort_step", "invert")
+KEY_NAMES = {"up": "Up", "down": "Down", "left": "Left", "right": "Right", "pageup": "PgUp",
+             "pagedown": "PgDn", "home": "Home", "end": "End", "enter": "Enter", "escape": "Esc"}
 
 
 class MainScreen(CalmScreen):
@@ -58,6 +62,21 @@ class KtopApp(TerminalApp):
     Screen { layout: vertical; overflow: hidden; }
     #panes { height: 1fr; width: 1fr; overflow: hidden; }
     #panes > * { height: 1fr; width: 1fr; }
+    CommandPalette > Vertical {
+        width: 84; max-width: 100%; margin-top: 2; background: ansi_default;
+    }
+    CommandPalette SearchIcon { display: none; }
+    CommandPalette #--input, CommandPalette #--input.--list-visible {
+        border: round ansi_cyan; background: ansi_default; color: ansi_default; padding: 0 1;
+    }
+    CommandPalette CommandInput, CommandPalette CommandInput:focus {
+        border: none; height: 1; padding: 0; background: ansi_default;
+    }
+    CommandPalette CommandList, CommandPalette CommandList:focus {
+        border: round ansi_cyan; background: ansi_default; scrollbar-size-vertical: 1;
+    }
+    CommandPalette CommandList > .option-list--option { padding: 0 1; }
+    CommandPalette > .command-palette--help-text { text-style: not bold; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         *bindings(),
@@ -194,7 +213,7 @@ class KtopApp(TerminalApp):
         self.status.show_cost(cost)
         if self.source.state == ENDED:
             self.banner.say(f"The collector has ended ({self.source.reason}). "
-                            "The last picture stays; r starts a new one.", "bad")
+                            "The last picture stays; r starts a new one.", "bad", "strong")
         else:
             self.banner.say((self.newest.health.banner if self.newest else None) or "")
 
@@ -355,17 +374,21 @@ class KtopApp(TerminalApp):
 
     def _pane_keys(self) -> list[KeyLine]:
         """All keys of the pane and of what has the focus, shown in the footer or not."""
+        ours = {action.label for action in ACTIONS}
         found: dict[str, KeyLine] = {}
-        for active in self.screen.active_bindings.values():
-            binding = active.binding
-            if isinstance(active.node, Widget) and not isinstance(active.node, Screen) \
-                    and binding.description:
-                text = binding.tooltip or binding.description
-                key = self.get_key_display(binding)
-                known = found.get(binding.action)
-                found[binding.action] = (f"{known[0]} {key}" if known else key,
-                                         text.rstrip(".") + ".")
-        return list(found.values())
+        for node, binding in self._pane_bindings():
+            name = ("a" if node is self.pane else "b") + binding.action
+            text = (binding.tooltip or binding.description).rstrip(".") + "."
+            key = KEY_NAMES.get(binding.key, self.get_key_display(binding))
+            if binding.action.partition("(")[0] not in SORTING and binding.description not in ours:
+                found[name] = (f"{found[name][0]} {key}" if name in found else key, text)
+        return [found[name] for name in sorted(found, key=lambda name: name[0])]
+
+    def _pane_bindings(self) -> list[tuple[Widget, Binding]]:
+        """What the pane, and what has the focus in it, answer to."""
+        return [(active.node, active.binding) for active in self.screen.active_bindings.values()
+                if isinstance(active.node, Widget) and not isinstance(active.node, Screen)
+                and active.binding.description]
 
     def action_command_palette(self) -> None:
         """Find an action by name."""
@@ -378,9 +401,8 @@ class KtopApp(TerminalApp):
             if action.name != "command_palette":
                 yield SystemCommand(f"{action.label} ({action.shown})", action.about,
                                     lambda name=action.name: self._run(name, self))
-        for active in screen.active_bindings.values():
-            node, binding = active.node, active.binding
-            if isinstance(node, Widget) and not isinstance(node, Screen) and binding.description:
+        for node, binding in self._pane_bindings():
+            if node is self.pane:
                 yield SystemCommand(f"{binding.description} ({self.get_key_display(binding)})",
                                     binding.tooltip or f"In {self.pane.title}.",
                                     lambda name=binding.action, on=node: self._run(name, on))

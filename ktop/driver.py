@@ -17,7 +17,6 @@ import signal
 import sys
 import termios
 import threading
-import time
 import tty
 from codecs import getincrementaldecoder
 from threading import Event
@@ -35,7 +34,6 @@ from ktop import terminal
 
 RESIZE_QUIET_S = 0.06
 RESIZE_LIMIT_S = 0.3
-SLOW_S = 0.25
 CLOSE_S = 1.0
 # Mouse pointer shapes; kitty's key stack popped, on which we never pushed (a shell may have).
 UNWANTED = ("\x1b]22;", "\x1b[<u")
@@ -119,7 +117,6 @@ class KtopDriver(LinuxDriver):
         self._file: Any = self._output
         self.exit_event = _ExitEvent()
         self._resumed = False
-        self._busy_since: float | None = None
         self._resize_began: float | None = None
         self._resize_timer: asyncio.TimerHandle | None = None
         loop = self._loop
@@ -142,25 +139,9 @@ class KtopDriver(LinuxDriver):
             self._output.queued -= 1
 
     @property
-    def lag_s(self) -> float:
-        """For how long the terminal has not kept up; 0 when all is written."""
-        if self._output.written >= self._output.queued:
-            self._busy_since = None
-            return 0.0
-        now = time.monotonic()
-        if self._busy_since is None:
-            self._busy_since = now
-        return now - self._busy_since
-
-    @property
     def busy(self) -> bool:
         """Not now: the last picture is still on its way, or a resize is."""
-        return self._resize_began is not None or self.lag_s > 0
-
-    @property
-    def link_slow(self) -> bool:
-        """The picture on screen is old because of the link."""
-        return self.lag_s > SLOW_S
+        return self._resize_began is not None or self._output.written < self._output.queued
 
     def close(self) -> None:
         """End the writer, but do not wait for a terminal that does not take its bytes."""
@@ -350,11 +331,6 @@ class TerminalApp(App[None]):
     def get_default_screen(self) -> Screen[Any]:
         """Ours."""
         return CalmScreen(id="_default")
-
-    @property
-    def link_slow(self) -> bool:
-        """The terminal does not keep up."""
-        return bool(getattr(self._driver, "link_slow", False))
 
     @property
     def terminal_busy(self) -> bool:

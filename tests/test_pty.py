@@ -151,6 +151,11 @@ def test_only_the_terminals_own_colours(term: str) -> None:
         for key in "5?":
             shell.send(key)
             shell.settle()
+        shell.send("\x1b")
+        shell.settle()
+        shell.send(":")
+        shell.until("Search")
+        shell.settle()
         shell.send("\x03")
         assert shell.wait() == 0
         assert colours(shell.output) <= {*range(30, 38), *range(40, 48)}

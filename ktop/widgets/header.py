@@ -164,11 +164,11 @@ class Banner(Line):
         self.display = False
         self.text = ""
 
-    def say(self, text: str, style: str = "warn") -> None:
-        """Show this; nothing when empty."""
+    def say(self, text: str, mark: str = "warn", style: str = "warn") -> None:
+        """Show this behind a mark; nothing when empty."""
         self.text = text
         self.display = bool(text)
-        self.set([(" ! ", style), (text, style)])
+        self.set([(" ", "normal"), ("!", mark), (" ", "normal"), (text, style)])
 
 
 class Status(StripWidget):
