@@ -132,7 +132,7 @@ def examine() -> dict[str, Any]:
         engine.loaded.fatal = "not root"
     try:
         found = checks(engine.loaded)
-        probes = probe_table(engine.loaded)
+        probes = probe_table(engine)
         notes = engine.loaded.facts.get("notes", [])
         live = engine.live("tasks")
     finally:

@@ -12,24 +12,12 @@ Conventions for every field:
 
 from __future__ import annotations
 
-import msgspec
+from ktop.model_block import Block
+from ktop.model_files import Files
+from ktop.model_tcp import Tcp
+from ktop.parts import SCHEMA, Hist, Part
 
-SCHEMA = 1
-
-
-class Part(msgspec.Struct, array_like=True, gc=False):
-    """Base of everything in a Frame: travels as an array, is never part of a reference cycle."""
-
-
-class Hist(Part):
-    """Latency histogram: `counts[bucket]` samples (bucket numbers: ktop/hist.py), their sum and max.
-
-    `max_ns` is None where only the buckets are known.
-    """
-
-    counts: dict[int, int]
-    sum_ns: int = 0
-    max_ns: int | None = None
+__all__ = ["SCHEMA", "Block", "Files", "Hist", "Part", "Tcp"]
 
 
 class Clock(Part):
@@ -312,7 +300,10 @@ class Health(Part):
 
 
 class Frame(Part):
-    """One tick of everything. `seq` counts up from 1. `users` names the uids of this frame."""
+    """One tick of everything. `seq` counts up from 1. `users` names the uids of this frame.
+
+    files, tcp, block: None until their probes are loaded, a moment after the first frames.
+    """
 
     schema: int
     seq: int
@@ -324,3 +315,6 @@ class Frame(Part):
     cgroups: list[Cgroup]
     users: dict[int, str]
     health: Health
+    files: Files | None = None
+    tcp: Tcp | None = None
+    block: Block | None = None

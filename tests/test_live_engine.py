@@ -75,7 +75,7 @@ def test_killed_compile_child_is_no_catastrophe() -> None:
     engine._child.kill()
     loaded = engine.wait()
     assert loaded.fatal
-    assert {r["status"] for r in probe_table(loaded)} <= {"fallback", "absent"}
+    assert {r["status"] for r in probe_table(engine)} <= {"fallback", "absent"}
     engine.close()
     assert eventually_gone(before) == []
 

@@ -22,10 +22,9 @@ import resource
 import socket
 import sys
 import tempfile
-from typing import Any
+from typing import Any, cast
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
-LAYERS = ("sched", "processes")
 RING_PAGES = 1024  # 4 MiB of events: 15,000 executions between two drains
 
 
@@ -55,18 +54,6 @@ def _drain(log: int) -> str:
     return text
 
 
-def mount_tracefs(tracefs: str) -> str | None:
-    """Mount tracefs where the kernel documents it if it is not there; a note for the user if so."""
-    if os.path.exists(os.path.join(tracefs, "events")):
-        return None
-    import ctypes as ct
-
-    libc = ct.CDLL(None, use_errno=True)
-    if libc.mount(b"tracefs", tracefs.encode(), b"tracefs", 0, None):
-        raise OSError(ct.get_errno(), os.strerror(ct.get_errno()), tracefs)
-    return f"tracefs was not mounted: mounted at {tracefs}"
-
-
 def _flavours(has_btf: bool) -> list[tuple[str, ...]]:
     if not has_btf:
         return [()]
@@ -77,13 +64,17 @@ class Loader:
     """Compiles one flavour of the programs after the other until the kernel takes them all."""
 
     def __init__(self, options: dict[str, Any], log: int) -> None:
-        from ktop.bpf import btf, headers, layout, probes, syscall
+        from ktop.bpf import attach, btf, headers, layers, syscall
 
-        self.btf_mod, self.headers, self.layout = btf, headers, layout
-        self.probes, self.syscall = probes, syscall
+        self.btf_mod, self.headers = btf, headers
+        self.attach_mod, self.syscall = attach, syscall
         self.options, self.log = options, log
-        self.sources = {name: self._read(f"{name}.bpf.c") for name in LAYERS}
-        self.common = self._read("ktop.bpf.h")
+        group = layers.GROUPS[options.get("group", 0)]
+        self.layers, self.probes = group.layers, layers.probes_of(group)
+        self.defines = dict(layers.defines_of(group), KTOP_RING_PAGES=options.get(
+            "ring_pages", RING_PAGES))
+        self.sources = {name: self._read(f"{name}.bpf.c") for name in group.layers}
+        self.common = "".join(self._read(name) for name in ("ktop.bpf.h", *group.headers))
         self.notes: list[str] = []
         self.reasons: dict[str, str] = {}  # probe -> why it was refused
         self.btf: Any = None
@@ -114,8 +105,7 @@ class Loader:
     def _compile(self, layers: tuple[str, ...], flavour: tuple[str, ...]) -> Any:
         import bcc
 
-        defines = dict(self.layout.DEFINES, KTOP_RING_PAGES=self.options.get("ring_pages", RING_PAGES))
-        flags = [f"-D{k}={v}" for k, v in defines.items()] + [f"-D{name}" for name in flavour]
+        flags = [f"-D{k}={v}" for k, v in self.defines.items()] + [f"-D{name}" for name in flavour]
         if self.options.get("cgroup_v1"):
             flags.append("-DKTOP_CGROUP_V1")
         if self.btf is None:
@@ -129,16 +119,17 @@ class Loader:
     def compile_layers(self, flavour: tuple[str, ...]) -> Any:
         """All layers as one program text; if that fails, as many as compile."""
         try:
-            return self._compile(LAYERS, flavour)
+            return self._compile(self.layers, flavour)
         except Refused as err:
-            module, taken, reason = None, (), str(err)
-        for layer in LAYERS:
+            reason = str(err)
+        module, taken = None, cast("tuple[str, ...]", ())
+        for layer in self.layers:
             try:
                 module = self._compile((*taken, layer), flavour)
                 taken = (*taken, layer)
             except Refused as err:
                 reason = str(err)
-                for probe in self.probes.PROBES:
+                for probe in self.probes:
                     if probe.layer == layer:
                         self.reasons[probe.name] = reason
         if module is None:
@@ -171,7 +162,7 @@ class Loader:
         module = self.compile_layers(flavour)
         loaded, refused = {}, 0
         skip = self.options.get("skip", [])
-        for probe in self.probes.PROBES:
+        for probe in self.probes:
             try:
                 if probe.name in skip:
                     raise Refused("switched off")
@@ -207,22 +198,13 @@ class Loader:
         self.reasons = best_reasons
         return best
 
-    def need_tracefs(self) -> None:
-        """Have tracefs mounted before something wants it."""
-        note = mount_tracefs(self.probes.TRACEFS)
-        if note:
-            self.notes.append(note)
-
     def attach(self, probe: Any, fd: int, typed: bool) -> list[int]:
-        """Attach one loaded program; the fds that hold it attached."""
-        sc = self.syscall
-        if probe.kind == "iter":
-            return [sc.iter_link(fd)]
-        if probe.kind == "tp":
-            return [sc.raw_tracepoint_open(fd, None if typed else probe.target)]
-        if probe.kind == "clock":
-            return list(sc.attach_cpu_clock(fd, int(probe.target)))
-        return [sc.attach_tracepoint(fd, self.probes.TRACEFS, probe.target)]
+        """The program's fd and those that hold it attached; what is on demand is not attached."""
+        if probe.kind == "tracepoint":
+            note = self.attach_mod.mount_tracefs()
+            if note:
+                self.notes.append(note)
+        return [fd] if probe.on_demand else [fd, *self.attach_mod.attach(probe, fd, typed)]
 
 
 def _send(sock: socket.socket, message: dict[str, Any], fds: list[int]) -> None:
@@ -286,16 +268,11 @@ def run(sock: socket.socket, options: dict[str, Any], log: int) -> None:
     names = _syscall_names()
     _fill_syscall_reasons(loader, module, names)
     _send_maps(sock, module)
-    for probe in loader.probes.PROBES:
+    for probe in loader.probes:
         fds, reason = [], loader.reasons.get(probe.name, "")
         if probe.name in loaded:
             try:
-                fd = loaded[probe.name]
-                if probe.kind == "tracepoint":
-                    loader.need_tracefs()
-                # What is on demand the collector attaches itself, when somebody looks.
-                fds = [fd] if probe.on_demand else [
-                    fd, *loader.attach(probe, fd, "KTOP_TYPED" in flavour)]
+                fds = loader.attach(probe, loaded[probe.name], "KTOP_TYPED" in flavour)
             except OSError as err:
                 reason = f"{errno.errorcode.get(err.errno or 0, '?')}: {err.strerror or err}"
         _send(sock, {"kind": "probe", "name": probe.name, "reason": reason, "live": bool(fds)}, fds)

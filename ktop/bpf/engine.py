@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ktop.bpf import syscall
-from ktop.bpf.probes import PROBES, TRACEFS
+from ktop.bpf.attach import attach
+from ktop.bpf.layers import GROUPS, probes_of
 from ktop.text import clean
 
 COMPILE_TIMEOUT_S = 60.0
@@ -60,10 +61,15 @@ def system_python() -> str | None:
 
 
 class Engine:
-    """Loads the programs through the child and owns every fd until `close`."""
+    """Loads one group's programs through a child and owns every fd until `close`.
 
-    def __init__(self, options: dict[str, Any] | None = None) -> None:
-        self._options = options or {}
+    `table`: the group's probes. options: `cgroup_v1`, `skip` (probe names), `ring_pages`.
+    """
+
+    def __init__(self, options: dict[str, Any] | None = None, group: int = 0) -> None:
+        self.group = group
+        self._options = {**(options or {}), "group": group}
+        self.table = probes_of(GROUPS[group])
         self._child: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
         self.loaded = Loaded()
@@ -105,6 +111,23 @@ class Engine:
             self.loaded.fatal = "the compile child ended without a word"
         return self.loaded
 
+    def poll(self) -> bool:
+        """Take what the child has sent by now; True once it has left. Never waits."""
+        if self._sock is None:
+            return True
+        self._sock.settimeout(0)
+        try:
+            while self._receive():
+                pass
+        except BlockingIOError:
+            return False
+        except OSError as err:
+            self.loaded.fatal = f"the compile child broke off: {err}"
+        self._end_child()
+        if not self.loaded.maps and self.loaded.fatal is None:
+            self.loaded.fatal = "the compile child ended without a word"
+        return True
+
     def _receive(self) -> bool:
         assert self._sock is not None
         data, fds, _, _ = socket.recv_fds(self._sock, _MAX_MESSAGE, _MAX_FDS)
@@ -144,17 +167,20 @@ class Engine:
 
     def watch(self, layers: Collection[str]) -> None:
         """Attach the on-demand probes of these layers, detach those of all others."""
-        for p in PROBES:
+        typed = "KTOP_TYPED" in self.loaded.facts.get("flavour", ())
+        for p in self.table:
             fds = self.loaded.probes.get(p.name)
             if not p.on_demand or not fds:
                 continue
             if p.layer in layers and len(fds) == 1:
                 try:
-                    fds.append(syscall.attach_tracepoint(fds[0], TRACEFS, p.target))
+                    fds += attach(p, fds[0], typed)
                 except OSError as err:
                     self.loaded.reasons[p.name] = f"{p.attach_point}: {err.strerror}"
-            elif p.layer not in layers and len(fds) > 1:
-                os.close(fds.pop())
+            elif p.layer not in layers:
+                for fd in fds[1:]:
+                    os.close(fd)
+                del fds[1:]
 
     def read_iter(self, probe: str) -> bytes:
         """One run of an iterator program: all that it wrote."""
@@ -228,10 +254,11 @@ class Engine:
         self.loaded = Loaded(fatal="closed")
 
 
-def probe_table(loaded: Loaded) -> list[dict[str, str]]:
+def probe_table(engine: Engine) -> list[dict[str, str]]:
     """Every probe with its fate: live, off (on demand), fallback or absent, and why."""
     rows = []
-    for p in PROBES:
+    loaded = engine.loaded
+    for p in engine.table:
         held = loaded.probes.get(p.name, ())
         reason = loaded.reasons.get(p.name, "")
         if len(held) > 1:

@@ -3,6 +3,20 @@
  * processes (fork, exec, failed exec, exit) as events. */
 BPF_RINGBUF_OUTPUT(events, KTOP_RING_PAGES);  /* read by ktop/bpf/ringbuf.py, without wake-ups */
 
+/* Events: executions and exits, in order, with counters that know of those that did not fit. */
+struct ktop_event {
+    u32 kind, pid, ppid, uid;
+    u64 time_ns;               /* CLOCK_MONOTONIC */
+    u64 start_boottime_ns;     /* CLOCK_BOOTTIME at which the process was forked */
+    u64 cgroup;
+    s32 code;                  /* exec: 0 or -errno; exit: as wait(2) gives it */
+    u32 args_len;              /* of the whole command line; what follows may be cut */
+    u64 cpu_ns, run_delay_ns, lifetime_ns;
+    char comm[16], parent_comm[16];
+    char filename[KTOP_FILENAME_MAX];
+};
+_Static_assert(sizeof(struct ktop_event) == KTOP_EVENT_SIZE, "layout.EVENT");
+
 struct ktop_task {
     u32 tag, pid, tgid, ppid, uid, state, flags;
     s32 cpu;

@@ -10,20 +10,20 @@ import psutil
 
 from ktop.bpf import syscall
 from ktop.bpf.engine import Engine, probe_table
-from ktop.bpf.probes import PROBES
 from ktop.model import Health, Probe
 
 # The kernel's run-time statistics cost two clock reads per program run: on one tick in ten.
 _STATS_EVERY = 10
-_ITERATORS = {p.name for p in PROBES if p.kind == "iter"}
 
 
 class HealthLayer:
-    """The collector's own account."""
+    """The collector's own account.
 
-    def __init__(self, engine: Engine | None, banner: str | None = None,
-                 notes: list[str] | None = None) -> None:
-        self._engine, self._banner, self._notes = engine, banner, notes or []
+    engines: every one that is loaded; more join while ktop runs. fallback: why there is no BPF.
+    """
+
+    def __init__(self, engines: list[Engine], fallback: str | None = None) -> None:
+        self._engines, self._fallback = engines, fallback
         self._process = psutil.Process()
         self._last: tuple[int, float] | None = None
         self._tick = 0
@@ -39,47 +39,69 @@ class HealthLayer:
         now = time.monotonic_ns()
         used = resource.getrusage(resource.RUSAGE_SELF)
         cpu = used.ru_utime + used.ru_stime
-        health = Health(source="procfs" if self._engine is None else "bpf", banner=self._banner,
-                        notes=list(self._notes), tick_ns=tick_ns)
+        health = Health(source="bpf" if self._engines else "procfs", tick_ns=tick_ns,
+                        banner=self._banner(),
+                        notes=[n for e in self._engines for n in e.loaded.facts.get("notes", [])])
         if self._last is not None and now > self._last[0]:
             health.collector_cpu_pct = (cpu - self._last[1]) * 1e11 / (now - self._last[0])
         self._last = (now, cpu)
         health.collector_rss_bytes = self._process.memory_info().rss
-        if self._engine is not None:
+        if self._engines:
             self._probes(health, now)
         return health
 
+    def _banner(self) -> str | None:
+        """One line when something is missing."""
+        if self._fallback is not None:
+            return self._fallback
+        missing = [name for e in self._engines for name, why in e.loaded.reasons.items() if why]
+        broken = [e.loaded.fatal for e in self._engines if e.loaded.fatal]
+        if broken:
+            return f"a whole group of probes is missing: {broken[0]}"
+        if missing:
+            return f"some probes are missing: {', '.join(missing)} (ktop doctor says why)"
+        return None
+
     def _probes(self, health: Health, now: int) -> None:
-        assert self._engine is not None
         self._sample(now)
-        health.probes = [Probe(**row) for row in probe_table(self._engine.loaded)]
+        health.probes = [Probe(**row)  # type: ignore[arg-type]
+                         for engine in self._engines for row in probe_table(engine)]
         for probe in health.probes:
             if probe.name in self._sampled:
                 probe.run_ns, probe.runs = self._sampled[probe.name]
         health.probes_cpu_pct, health.probes_estimated = self._probes_pct, True
         if self._tick % _STATS_EVERY == 1:
-            self._map_bytes = self._engine.map_bytes()
+            sizes = [engine.map_bytes() for engine in self._engines]
+            self._map_bytes = sum(n for n in sizes if n is not None) if None not in sizes else None
         health.map_bytes = self._map_bytes
 
     def _sample(self, now: int) -> None:
         """Statistics on for one tick in ten; what they say stands for the other nine."""
-        assert self._engine is not None
         if self._stats_fd >= 0:
-            times = self._engine.run_times()
+            times = self._run_times()
             # An iterator runs inside our own read(2): it is in the collector's CPU time already.
             spent = sum(ns - self._before.get(name, (0, 0))[0] for name, (ns, _) in times.items()
-                        if name not in _ITERATORS)
+                        if name not in self._iterators())
             self._probes_pct = spent * 100.0 / max(1, now - self._stats_since)
             self._sampled = times
             self._end_sample()
         elif self._tick % _STATS_EVERY == 0:
             try:
                 self._stats_fd = syscall.enable_run_stats()  # 5.8, d46edd671a14
-                self._before = self._engine.run_times()
+                self._before = self._run_times()
                 self._stats_since = now
             except OSError:
                 self._probes_pct = None
         self._tick += 1
+
+    def _run_times(self) -> dict[str, tuple[int, int]]:
+        found: dict[str, tuple[int, int]] = {}
+        for engine in self._engines:
+            found.update(engine.run_times())
+        return found
+
+    def _iterators(self) -> set[str]:
+        return {p.name for e in self._engines for p in e.table if p.kind == "iter"}
 
     def _end_sample(self) -> None:
         if self._stats_fd >= 0:

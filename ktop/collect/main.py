@@ -13,8 +13,10 @@ from ktop.bpf.engine import Engine
 from ktop.collect import cgroups as cg
 from ktop.collect import host as host_mod
 from ktop.collect.health import HealthLayer
-from ktop.collect.processes import ProcessesLayer
+from ktop.collect.late import LateLayers
+from ktop.collect.layer import Tick
 from ktop.collect.proc import ProcfsLayer
+from ktop.collect.processes import ProcessesLayer
 from ktop.collect.sched import SchedLayer
 from ktop.model import SCHEMA, Frame, Processes, Sched
 
@@ -48,7 +50,8 @@ class Collector:
         self._procfs = ProcfsLayer(self._clocks)
         self._sched: SchedLayer | None = None
         self._cgroups = cg.Cgroups(None)
-        self._health = HealthLayer(None)
+        self._health = HealthLayer([])
+        self._late: LateLayers | None = None
         self._seq = 0
         self._tick_ns: int | None = None
         self.skipped_frames = 0
@@ -63,8 +66,8 @@ class Collector:
         if os.geteuid() != 0:
             self._without("not root: sudo ktop shows everything")
             return
-        engine = Engine({"cgroup_v1": bool(hierarchy and hierarchy.v1),
-                         "skip": list(self.options.skip)})
+        options = {"cgroup_v1": bool(hierarchy and hierarchy.v1), "skip": list(self.options.skip)}
+        engine = Engine(options)
         engine.start()
         loaded = engine.wait()
         if not engine.live("tasks"):
@@ -77,24 +80,39 @@ class Collector:
         self._processes = ProcessesLayer(engine, self._clocks)
         self._sched = SchedLayer(engine)
         self._cgroups = cg.Cgroups(hierarchy)
-        missing = [name for name, reason in loaded.reasons.items() if reason]
-        banner = ("some probes are missing: " + ", ".join(missing) + " (ktop doctor says why)"
-                  if missing else None)
-        self._health = HealthLayer(engine, banner, loaded.facts.get("notes", []))
+        self._late = LateLayers(options, bpf=True)
+        self._late.watch(set(self.options.watch))
+        self._late.engines.append(engine)
+        self._health = HealthLayer(self._late.engines)
 
     def _without(self, reason: str) -> None:
+        self._late = LateLayers({}, bpf=False)
         self._health = HealthLayer(
-            None, f"no BPF: {reason}. From /proc only: no events, no histograms, no blocked time")
+            [], f"no BPF: {reason}. From /proc only: no events, no histograms, no blocked time")
+
+    def settle(self) -> None:
+        """Wait until every layer is loaded; live frames do not."""
+        if self._late is not None:
+            if not self._seq:
+                self.tick()
+            self._late.wait()
 
     def watch(self, layers: list[str]) -> None:
         """Attach the on-demand probes of the layers that are looked at."""
-        if self._engine is not None:
-            self._engine.watch(layers)
+        if self._late is not None:
+            self._late.watch(set(layers))
+
+    def set_thresholds(self, thresholds: dict[str, int]) -> None:
+        """What counts as slow, ns by layer."""
+        if self._late is not None:
+            self._late.set_thresholds(thresholds)
 
     def drain(self) -> None:
-        """Make room in the event ring between ticks."""
+        """Make room in the event rings between ticks."""
         if self._processes is not None:
             self._processes.drain()
+        if self._late is not None:
+            self._late.drain()
 
     def tick(self) -> Frame:
         """One frame. The first has no rates."""
@@ -126,8 +144,22 @@ class Collector:
             schema=SCHEMA, seq=self._seq, clock=clock, host=host_mod.host(self._clocks),
             processes=processes, sched=sched, cpus=cpus, cgroups=groups,
             users=self._users.names(processes), health=health)
+        self._update_late(frame, interval)
         self._tick_ns = time.process_time_ns() - began
         return frame
+
+    def _update_late(self, frame: Frame, interval: int | None) -> None:
+        """The layers of the later groups; their compile children start after the first frame."""
+        if self._late is None:
+            return
+        rows = {row.pid: row for row in frame.processes.rows} if self._late.layers else {}
+        clocks = self._clocks
+        self._late.update(frame, Tick(
+            now=clocks.now, interval_ns=interval, wall_offset=clocks.wall_offset,
+            boot_offset=clocks.boot_offset, process=rows.get, processes=frame.processes.rows,
+            watched=False))
+        if self._seq == 1:
+            self._late.start()
 
     def _stand_in(self, processes: Processes, sched: Sched, interval: int | None) -> None:
         """What /proc says where a probe is missing."""
@@ -146,9 +178,9 @@ class Collector:
         self._health.close()
         if self._processes is not None:
             self._processes.close()
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        if self._late is not None:
+            self._late.close()  # the first group's engine too
+        self._engine = None
         self._cgroups.close()
         self._users.close()
 
@@ -225,6 +257,8 @@ class _Server:
             self._open = False
         if control.watch is not None:
             self._collector.watch(control.watch)
+        if control.thresholds is not None:
+            self._collector.set_thresholds(control.thresholds)
         if control.interval_ns is not None:
             interval = min(max(control.interval_ns, MIN_INTERVAL_NS), MAX_INTERVAL_NS)
             self._options.interval_ns = self._interval = interval

@@ -46,7 +46,8 @@ class ProcfsLayer:
             seen[key] = counts
             row = self._row(info)
             # A process born since the last scan did all it did in this interval.
-            before = self._last.get(key, dict.fromkeys(counts, 0) if self._rated else None)
+            unborn = dict.fromkeys(counts, 0.0) if self._rated else None
+            before: dict[str, Any] | None = self._last.get(key, unborn)
             if before is not None and interval:
                 self._rate(row, counts, before, interval)
             rows.append(row)

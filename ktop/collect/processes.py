@@ -12,7 +12,7 @@ from ktop.bpf.ringbuf import RingBuffer
 from ktop.collect import events
 from ktop.collect.host import Clocks
 from ktop.collect.tasks import TaskTable
-from ktop.model import Process, ProcessEvent, Processes
+from ktop.model import Process, Processes, ProcessEvent
 from ktop.text import arguments
 
 _ARGS_PER_TICK = 400  # command lines read from /proc in one tick; all others came with an exec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from typing import Any
 
 from ktop import hist
 from ktop.bpf.layout import TASK_FLAG_KTHREAD, TASK_FLAG_TRACKED
@@ -93,10 +94,11 @@ class Sums:
 
 def _totals(t: TaskRecord) -> list[int]:
     """A thread's counters; a leader's with those of its process's ended threads."""
-    values = [t[i] for i in _LIVING]
+    fields: tuple[Any, ...] = t
+    values = [fields[i] for i in _LIVING]
     if t.pid == t.tgid:
         for i, dead in _DEAD_AT:
-            values[i] += t[dead]
+            values[i] += fields[dead]
     return values
 
 
@@ -106,7 +108,8 @@ def _slept(t: TaskRecord, now: int) -> list[int]:
     The account holds closed absences; the one under way, or ended but not yet split into sleep
     and queue, is added here.
     """
-    slept = list(t[SLEPT_FIRST:SLEPT_END])
+    fields: tuple[Any, ...] = t
+    slept: list[int] = list(fields[SLEPT_FIRST:SLEPT_END])
     waited = t.run_delay_ns + t.waiting_ns
     absent = now - t.off_ns if t.off_ns else t.pend_ns
     if absent:

@@ -1,0 +1,102 @@
+"""The layers that are loaded after the first frames: files, tcp, block.
+
+Their group's compile child starts after the first tick, so that it does not delay it, and is never
+waited for. A layer is also made when its programs are refused: it shows what /proc has.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from ktop.bpf.engine import Engine
+from ktop.bpf.layers import GROUPS, LAYER_CLASSES, probes_of
+from ktop.collect.layer import Tick
+from ktop.model import Frame
+
+
+class LateLayers:
+    """All groups but the first."""
+
+    def __init__(self, options: dict[str, Any], bpf: bool) -> None:
+        self._options, self._bpf = options, bpf
+        self._loading: list[Engine] = []
+        self._watched: set[str] = set()
+        self._thresholds: dict[str, int] = {}
+        self._fresh: set[str] = set()  # layers without a tick so far: no rates yet
+        self.engines: list[Engine] = []
+        self.layers: dict[str, Any] = {}
+
+    def start(self) -> None:
+        """Start every group's child."""
+        for number, group in enumerate(GROUPS):
+            if number == 0 or not probes_of(group):
+                continue
+            if not self._bpf:
+                self._make(group.layers, None)
+                continue
+            engine = Engine(self._options, number)
+            engine.start()
+            self._loading.append(engine)
+
+    def poll(self) -> None:
+        """Take over what has finished loading."""
+        for engine in [e for e in self._loading if e.poll()]:
+            self._loading.remove(engine)
+            self.engines.append(engine)
+            engine.watch(self._watched)
+            self._make(GROUPS[engine.group].layers, engine)
+
+    def wait(self) -> None:
+        """Until all are loaded (snapshots, doctors, tests)."""
+        for engine in self._loading:
+            engine.wait()
+        self.poll()
+
+    def _make(self, names: tuple[str, ...], engine: Engine | None) -> None:
+        for name in names:
+            module, _, cls = LAYER_CLASSES[name].partition(":")
+            self.layers[name] = getattr(importlib.import_module(module), cls)(engine)
+            self._fresh.add(name)
+            if name in self._thresholds:
+                self.layers[name].set_threshold(self._thresholds[name])
+
+    def watch(self, names: set[str]) -> None:
+        """Which layers are looked at from now on."""
+        self._watched = names
+        for engine in self.engines:
+            engine.watch(names)
+
+    def set_thresholds(self, thresholds: dict[str, int]) -> None:
+        """What counts as slow, ns by layer."""
+        self._thresholds.update(thresholds)
+        for name, ns in thresholds.items():
+            if name in self.layers:
+                self.layers[name].set_threshold(ns)
+
+    def drain(self) -> None:
+        """Make room in the event rings between ticks."""
+        for layer in self.layers.values():
+            layer.drain()
+
+    def update(self, frame: Frame, tick: Tick) -> None:
+        """Each layer's part into the frame, its losses into the frame's health."""
+        self.poll()
+        for name, layer in self.layers.items():
+            tick.watched = name in self._watched
+            interval = tick.interval_ns
+            if name in self._fresh:
+                tick.interval_ns = None
+                self._fresh.discard(name)
+            setattr(frame, name, layer.update(tick))
+            tick.interval_ns = interval
+            frame.health.lost_events += layer.lost
+            frame.health.lost_total += layer.lost_total
+
+    def close(self) -> None:
+        """Detach everything."""
+        for layer in self.layers.values():
+            layer.close()
+        for engine in (*self.engines, *self._loading):
+            engine.close()
+        self.layers, self.engines, self._loading = {}, [], []
