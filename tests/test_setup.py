@@ -14,8 +14,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def make(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    # The tests themselves may run below `make test`: this make is nobody's child.
+    environ = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     return subprocess.run(["make", *args], cwd=ROOT, capture_output=True, text=True, check=False,
-                          stdin=subprocess.DEVNULL, env={**os.environ, **env})
+                          stdin=subprocess.DEVNULL, env=environ | env)
 
 
 def test_help_is_the_default_and_lists_the_targets():
