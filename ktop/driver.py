@@ -244,7 +244,9 @@ class KtopDriver(LinuxDriver):
     # -- start, stop, suspend ------------------------------------------------------------------
 
     def start_application_mode(self) -> None:
-        """Take the terminal."""
+        """Take the terminal. In the background that has to wait for the shell's `fg`."""
+        while not self._in_foreground():
+            self._stop()
         setattr(constants, "DISABLE_KITTY_KEY", True)  # noqa: B010 - it is marked Final
         self._output.gone = False
         super().start_application_mode()  # type: ignore[no-untyped-call]
@@ -253,18 +255,20 @@ class KtopDriver(LinuxDriver):
     def _suspend(self) -> None:
         """Give the terminal back and stop, until we are continued in the foreground."""
         self.suspend_application_mode()
-        while True:
-            # To this thread: a stop sent to the process might be taken by another a moment later.
-            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
-            try:
-                if os.tcgetpgrp(self.fileno) == os.getpgrp():
-                    break
-            except OSError:
-                self._leave(128 + signal.SIGHUP)
-                return
-        self._resumed = True
+        self._stop()
         self.start_application_mode()
         self._app.post_message(self.SignalResume())
+
+    def _stop(self) -> None:
+        # To this thread: a stop sent to the process might be taken by another a moment later.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+        self._resumed = True
+
+    def _in_foreground(self) -> bool:
+        try:
+            return os.tcgetpgrp(self.fileno) == os.getpgrp()
+        except OSError:  # no terminal any more: the end of input will tell
+            return True
 
     def _continued(self) -> None:
         """SIGCONT: somebody else may have used the terminal, so set it up and draw it all again."""

@@ -42,7 +42,8 @@ class PtyShell:
     """
 
     def __init__(self, command: Sequence[str], columns: int = 100, lines: int = 30,
-                 env: dict[str, str] | None = None, stderr: Any = None) -> None:
+                 env: dict[str, str] | None = None, stderr: Any = None,
+                 background: bool = False) -> None:
         import pyte
 
         self.screen = pyte.Screen(columns, lines)
@@ -53,9 +54,10 @@ class PtyShell:
         self.before = termios.tcgetattr(self.slave)
         self.status: int | None = None
         self._reaper: int | None = None
-        self.pid = self._spawn(list(command), env or environment(), stderr)
+        self.pid = self._spawn(list(command), env or environment(), stderr, background)
 
-    def _spawn(self, command: list[str], env: dict[str, str], stderr: Any) -> int:
+    def _spawn(self, command: list[str], env: dict[str, str], stderr: Any,
+               background: bool) -> int:
         """Two forks: a session leader that does what a shell does, and the command in the fore."""
         told_r, told_w = os.pipe()
         leader = os.fork()
@@ -65,7 +67,7 @@ class PtyShell:
                 os.close(self.master)
                 os.setsid()
                 fcntl.ioctl(self.slave, termios.TIOCSCTTY, 0)
-                _lead(command, env, self.slave, stderr, told_w)
+                _lead(command, env, self.slave, stderr, told_w, background)
             finally:
                 os._exit(99)
         os.close(told_w)
@@ -190,14 +192,16 @@ class PtyShell:
         self.close()
 
 
-def _lead(command: list[str], env: dict[str, str], slave: int, stderr: Any, told: int) -> None:
+def _lead(command: list[str], env: dict[str, str], slave: int, stderr: Any, told: int,
+          background: bool) -> None:
     """The part of a shell: the command in a foreground process group; tell what becomes of it."""
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     child = os.fork()
     if not child:
         os.setpgid(0, 0)
-        os.tcsetpgrp(slave, os.getpid())
+        if not background:
+            os.tcsetpgrp(slave, os.getpid())
         for number in (signal.SIGTTOU, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         for target in (0, 1, 2):

@@ -163,6 +163,18 @@ def test_suspend_and_foreground(shell: PtyShell) -> None:
     assert_all_right(shell, family)
 
 
+def test_started_in_the_background() -> None:
+    with PtyShell(FAKE, background=True) as shell:
+        shell.wait_stopped()
+        assert shell.output == b""
+        shell.foreground()
+        shell.until("LIVE")
+        family = family_of(shell)
+        shell.send("q")
+        assert shell.wait() == 0
+        assert_all_right(shell, family)
+
+
 def test_interface_stopped_from_outside(shell: PtyShell, pids_file: Path) -> None:
     os.kill(interface(shell, pids_file), signal.SIGSTOP)
     shell.wait_stopped()
