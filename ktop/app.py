@@ -219,6 +219,8 @@ class KtopApp(TerminalApp):
 
     def _source_changed(self) -> None:
         if self._built:
+            if self.source.state != ENDED:
+                self._message_over()  # about the source that was
             self._show_lines()
             self._keys_changed()
 

@@ -100,6 +100,7 @@ class Supervisor:
         self._ui_status: int | None = None
         self._ending = 0  # the signal that told us to end
         self._deadline: float | None = None
+        self._killed = False  # the UI hung and was killed, wherever it was
         self._wake, wake_write = socket.socketpair()
         self._control, self._ui_control = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -221,6 +222,7 @@ class Supervisor:
             self._deadline = time.monotonic() + GRACE_S
             self._signal_ui(self._ending)
         elif self._deadline is not None and time.monotonic() >= self._deadline:
+            self._killed = True
             self._signal_ui(signal.SIGKILL)
             self._deadline += GRACE_S
 
@@ -296,7 +298,7 @@ class Supervisor:
     def _conclude(self, status: int) -> int:
         """The UI is gone: is the terminal as it was? The exit status."""
         if os.WIFSIGNALED(status):
-            terminal.restore(self._saved)
+            self._put_right(force=self._killed)
             number = os.WTERMSIG(status)
             if not self._ending:
                 self._say(f"ktop: the interface was ended by {signal_name(number)}; "
@@ -305,10 +307,13 @@ class Supervisor:
         self._put_right()
         return 128 + self._ending if self._ending else os.WEXITSTATUS(status)
 
-    def _put_right(self) -> None:
-        """Restore the terminal, unless the UI has done it (its settings tell)."""
+    def _put_right(self, force: bool = False) -> None:
+        """Restore the terminal, unless the UI has done it or had not yet begun (settings tell).
+
+        Leaving an alternate screen that was never entered would move the cursor.
+        """
         now = terminal.attributes()
-        if now is not None and self._saved is not None and now != self._saved:
+        if force or (now is not None and now != self._saved):
             terminal.restore(self._saved)
 
     @staticmethod

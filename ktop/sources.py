@@ -171,6 +171,7 @@ class LiveSource:
         if word == NEW and len(descriptors) == 2:
             self._renew(*descriptors)
         elif word.startswith(DEAD):
+            self._readable()  # its last words may still be on their way
             self._end(word[len(DEAD):].decode())
         elif not word:  # the supervisor is gone, and our SIGTERM is on its way
             self._loop.remove_reader(self._control)

@@ -83,6 +83,15 @@ def test_interface_killed(shell: PtyShell, pids_file: Path, number: int) -> None
     assert signal.Signals(number).name in shell.text
 
 
+def test_ended_before_it_draws_leaves_the_screen_alone() -> None:
+    with PtyShell(FAKE) as shell:
+        until(lambda: len(children(shell.pid)) == 2, "both children")
+        os.kill(shell.pid, signal.SIGINT)
+        assert shell.wait() == 128 + signal.SIGINT
+        assert shell.attributes() == shell.before
+        assert b"\x1b[?1049h" in shell.output or b"\x1b" not in shell.output
+
+
 def test_interface_told_to_end(shell: PtyShell, pids_file: Path) -> None:
     family = family_of(shell)
     os.kill(interface(shell, pids_file), signal.SIGTERM)
