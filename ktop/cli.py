@@ -77,15 +77,15 @@ def _live(args: argparse.Namespace) -> int:
 
 
 def _snapshot(args: argparse.Namespace) -> int:
-    from ktop import snapshot
+    from ktop.snapshot import main as snapshot
 
-    return snapshot.main(args.interval, args.bpf)
+    return snapshot(args.interval, args.bpf)
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from ktop import doctor
+    from ktop.doctor import main as doctor
 
-    return doctor.main(args.json)
+    return doctor(args.json)
 
 
 COMMANDS: dict[str | None, Callable[[argparse.Namespace], int]] = {
