@@ -16,6 +16,7 @@ from typing import Any
 
 from ktop import __version__
 from ktop.bpf.engine import Engine, Loaded, probe_table
+from ktop.bpf.layers import GROUPS, probes_of
 from ktop.bpf.probes import TRACEFS
 from ktop.collect.cgroups import find_hierarchy
 from ktop.text import clean
@@ -123,20 +124,24 @@ def checks(loaded: Loaded) -> list[Check]:
 def examine() -> dict[str, Any]:
     """All of doctor's findings, as its --json prints them."""
     hierarchy = find_hierarchy()
-    engine = Engine({"cgroup_v1": bool(hierarchy and hierarchy.v1)})
-    if os.geteuid() == 0:
-        engine.start()
-        engine.wait()
-        engine.watch({"processes", "sched"})
-    else:
-        engine.loaded.fatal = "not root"
+    options = {"cgroup_v1": bool(hierarchy and hierarchy.v1)}
+    engines = [Engine(options, number) for number, group in enumerate(GROUPS) if probes_of(group)]
+    root = os.geteuid() == 0
     try:
-        found = checks(engine.loaded)
-        probes = probe_table(engine)
-        notes = engine.loaded.facts.get("notes", [])
-        live = engine.live("tasks")
+        for engine in engines:
+            if root:
+                engine.start()
+                engine.wait()
+                engine.watch({p.layer for p in engine.table})
+            else:
+                engine.loaded.fatal = "not root"
+        found = checks(engines[0].loaded)
+        probes = [row for engine in engines for row in probe_table(engine)]
+        notes = [note for engine in engines for note in engine.loaded.facts.get("notes", [])]
+        live = engines[0].live("tasks")
     finally:
-        engine.close()
+        for engine in engines:
+            engine.close()
     status = 2 if platform.system() != "Linux" or sys.version_info < (3, 11) else 0 if live else 1
     return {"status": status, "verdict": _VERDICTS[status], "checks": [asdict(c) for c in found],
             "probes": probes, "notes": notes}

@@ -37,7 +37,7 @@ def take(interval_s: float, bpf: bool = True) -> Frame:
     collector = Collector(Options(bpf=bpf, watch=("processes",)))
     collector.start()
     try:
-        collector.tick()
+        collector.settle()
         time.sleep(_WARM_UP_S)
         collector.tick()
         end = time.monotonic() + interval_s

@@ -23,6 +23,7 @@ def collecting(**options: object) -> Iterator[Collector]:
     collector.start()
     try:
         collector.tick()
+        collector.settle()
         time.sleep(0.1)
         collector.tick()
         yield collector

@@ -4,7 +4,7 @@
 
 /* @kernel
  * task_struct: __state|state signal cred mm
- * task_struct: start_boottime|real_start_time se sched_info exit_code in_iowait
+ * task_struct: start_boottime|real_start_time se sched_info in_iowait
  * task_struct: utime stime nvcsw nivcsw maj_flt ioac? thread_info? on_cpu exit_state
  * thread_info: cpu?
  * sched_info: run_delay pcount last_queued
@@ -12,19 +12,17 @@
  * cfs_rq: rq?
  * rq: nr_running clock
  * task_io_accounting: read_bytes write_bytes
- * signal_struct: live nr_threads group_exit_code flags utime stime sum_sched_runtime nvcsw nivcsw
+ * signal_struct: nr_threads utime stime sum_sched_runtime nvcsw nivcsw
  * signal_struct: maj_flt
  * cred: euid
- * mm_struct: rss_stat arg_start arg_end
+ * mm_struct: rss_stat
  * mm_rss_stat: count?
  * percpu_counter: count?
- * linux_binprm: filename
  * bpf_iter__task: meta task
- * tracepoint sched_switch sched_process_exec sched_process_exit sched_process_fork
+ * tracepoint sched_switch sched_process_fork
  */
 
 #define KTOP_TASK_DEAD 0x80
-#define KTOP_SIGNAL_GROUP_EXIT 4
 
 /* layout.REASONS */
 enum ktop_reason {
@@ -101,11 +99,8 @@ static __always_inline struct ktop_account *account_of(struct task_struct *task,
 #endif
 }
 
-/* layout.COUNTERS: totals since the start, exact whatever becomes of the events. */
-enum ktop_counter {
-    KTOP_N_FORKS, KTOP_N_EXECS, KTOP_N_EXECS_FAILED, KTOP_N_EXITS, KTOP_N_LOST_EVENTS,
-    KTOP_N_UNTRACKED, KTOP_N_COUNTERS,
-};
+/* layout.COUNTERS: totals since the start. */
+enum ktop_counter { KTOP_N_FORKS, KTOP_N_UNTRACKED, KTOP_N_COUNTERS };
 BPF_PERCPU_ARRAY(counters, u64, KTOP_N_COUNTERS);
 
 static __always_inline void count(u32 which)

@@ -130,7 +130,7 @@ class Loader:
             except Refused as err:
                 reason = str(err)
                 for probe in self.probes:
-                    if probe.layer == layer:
+                    if probe.layer == layer or len(self.layers) == 1:
                         self.reasons[probe.name] = reason
         if module is None:
             raise Refused(f"the programs do not compile: {reason}")

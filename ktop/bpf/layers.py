@@ -23,6 +23,7 @@ class Group:
 
 GROUPS = (
     Group(("account.bpf.h",), ("sched", "processes")),
+    Group((), ("lifecycle",)),
     Group((), ("block",)),
     Group((), ("tcp",)),
     Group((), ("files",)),

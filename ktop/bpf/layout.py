@@ -70,5 +70,6 @@ DEFINES = {
     "KTOP_EVENT_SIZE": EVENT_STRUCT.size,
 }
 
-# Totals since the programs were loaded, summed over CPUs (enum ktop_counter).
-COUNTERS = ("forks", "execs", "execs_failed", "exits", "lost_events", "untracked")
+# Totals since the programs were loaded, summed over CPUs (enum ktop_counter, ktop_life_counter).
+COUNTERS = ("forks", "untracked")
+LIFE_COUNTERS = ("execs", "execs_failed", "exits", "lost_events")

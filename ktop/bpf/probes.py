@@ -1,14 +1,12 @@
 """Every probe: what it attaches to, what it shows, what stands in for it, what it cannot see.
 
-The one table behind loading, `ktop doctor`, `Frame.health` and the README. Runs under the system's
+With the other layers' tables (`layers.all_probes`) the one source behind loading, `ktop doctor`, `Frame.health` and the README. Runs under the system's
 python3 too (standard library only).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from ktop.bpf.layout import ARGS_MAX
 
 RUNQLEN_HZ = 99
 TRACEFS = "/sys/kernel/tracing"  # Documentation/trace/ftrace.rst
@@ -39,8 +37,6 @@ class Probe:
         return f"{'raw_tp' if self.kind == 'tp' else self.kind}/{self.target}"
 
 
-_SYSCALL_TAX = "costs every syscall of the host about 70 ns while attached"
-
 PROBES = (
     Probe("tasks", "processes", "iter", "task",
           "every thread's state, counters and account in one read",
@@ -49,19 +45,6 @@ PROBES = (
     Probe("process_fork", "processes", "tp", "sched_process_fork",
           "forks per process and in all",
           "forks in all, threads included, from /proc/stat", "nothing"),
-    Probe("process_exec", "processes", "tp", "sched_process_exec",
-          "executions with their arguments",
-          "none",
-          f"a command line past {ARGS_MAX} bytes"),
-    Probe("process_exit", "processes", "tp", "sched_process_exit",
-          "exits with code or signal, lifetime, CPU time",
-          "none", "nothing"),
-    Probe("exec_failed", "processes", "tracepoint", "syscalls/sys_exit_execve",
-          "executions that failed, with errno",
-          "none", "arguments past the 32nd; on machines other than x86 all arguments",
-          _SYSCALL_TAX),
-    Probe("execat_failed", "processes", "tracepoint", "syscalls/sys_exit_execveat",
-          "the same for execveat(2)", "none", "as exec_failed", _SYSCALL_TAX),
     Probe("sched_switch", "sched", "tp", "sched_switch",
           "run queue latency histograms, time off CPU by reason, context switches per CPU",
           "waiting threads from run_delay, switches from /proc/stat: no histogram, no reasons",

@@ -7,6 +7,7 @@ waited for. A layer is also made when its programs are refused: it shows what /p
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from ktop.bpf.engine import Engine
@@ -18,8 +19,10 @@ from ktop.model import Frame
 class LateLayers:
     """All groups but the first."""
 
-    def __init__(self, options: dict[str, Any], bpf: bool) -> None:
-        self._options, self._bpf = options, bpf
+    def __init__(self, options: dict[str, Any], bpf: bool,
+                 joins: dict[str, Callable[[Engine], None]] | None = None) -> None:
+        """joins: what to call for a layer that is a part of one already there."""
+        self._options, self._bpf, self._joins = options, bpf, joins or {}
         self._loading: list[Engine] = []
         self._watched: set[str] = set()
         self._thresholds: dict[str, int] = {}
@@ -55,6 +58,10 @@ class LateLayers:
 
     def _make(self, names: tuple[str, ...], engine: Engine | None) -> None:
         for name in names:
+            if name not in LAYER_CLASSES:
+                if engine is not None and name in self._joins:
+                    self._joins[name](engine)
+                continue
             module, _, cls = LAYER_CLASSES[name].partition(":")
             self.layers[name] = getattr(importlib.import_module(module), cls)(engine)
             self._fresh.add(name)

@@ -20,7 +20,7 @@ from ktop.collect.processes import ProcessesLayer
 from ktop.collect.sched import SchedLayer
 from ktop.model import SCHEMA, Frame, Processes, Sched
 
-FIRST_INTERVAL_NS = 250_000_000  # the first rates come early
+FIRST_INTERVAL_NS = 100_000_000  # the first rates come early
 DRAIN_NS = 250_000_000           # how long the event ring is left alone at most
 MIN_INTERVAL_NS, MAX_INTERVAL_NS = 100_000_000, 60_000_000_000
 
@@ -80,13 +80,13 @@ class Collector:
         self._processes = ProcessesLayer(engine, self._clocks)
         self._sched = SchedLayer(engine)
         self._cgroups = cg.Cgroups(hierarchy)
-        self._late = LateLayers(options, bpf=True)
+        self._late = LateLayers(options, True, {"lifecycle": self._processes.join})
         self._late.watch(set(self.options.watch))
         self._late.engines.append(engine)
         self._health = HealthLayer(self._late.engines)
 
     def _without(self, reason: str) -> None:
-        self._late = LateLayers({}, bpf=False)
+        self._late = LateLayers({}, False)
         self._health = HealthLayer(
             [], f"no BPF: {reason}. From /proc only: no events, no histograms, no blocked time")
 

@@ -7,7 +7,7 @@ import struct
 import sys
 
 from ktop.bpf.engine import Engine
-from ktop.bpf.layout import COUNTERS, TASK_HIST_SLOTS
+from ktop.bpf.layout import COUNTERS, LIFE_COUNTERS, TASK_HIST_SLOTS
 from ktop.bpf.ringbuf import RingBuffer
 from ktop.collect import events
 from ktop.collect.host import Clocks
@@ -40,17 +40,23 @@ class ProcessesLayer:
     def __init__(self, engine: Engine, clocks: Clocks) -> None:
         self._engine, self._clocks = engine, clocks
         self._table = TaskTable(engine.loaded.syscalls, engine.live("sched_switch"))
-        ring = engine.loaded.maps.get("events")
-        self._ring = RingBuffer(ring.fd, ring.max_entries) if ring else None
+        self._life: Engine | None = None
+        self._ring: RingBuffer | None = None
         self._pending: list[ProcessEvent] = []
         self._folds: events.Folds | None = None
-        self._counters: dict[str, int] | None = None
+        self._counters: dict[str, int] = {}
         self._shown: dict[int, list[int]] = {}  # by cgroup: of ended threads, counted while alive
         self._no_args: set[int] = set()   # processes whose command line is still to be read
         self._execd: set[int] = set()     # processes with an exec rate other than zero
         self.lost = 0
         self.lost_total = 0
         self.untracked_total = 0
+
+    def join(self, lifecycle: Engine) -> None:
+        """Executions and exits are there from now on."""
+        self._life = lifecycle
+        ring = lifecycle.loaded.maps.get("events")
+        self._ring = RingBuffer(ring.fd, ring.max_entries) if ring else None
 
     def drain(self) -> None:
         """Empty the event ring; called between ticks too, so that a burst finds room."""
@@ -99,7 +105,7 @@ class ProcessesLayer:
                 row.args = read_cmdline(pid) or ""
 
     def _exec_rates(self, found: list[ProcessEvent], interval: int | None) -> None:
-        if not interval or not self._engine.live("process_exec"):
+        if not interval or self._life is None or not self._life.live("process_exec"):
             return
         execs: dict[int, int] = {}
         for event in found:
@@ -118,23 +124,32 @@ class ProcessesLayer:
         self._execd = {pid for pid, n in execs.items() if n}
 
     def _read_counters(self) -> dict[str, int]:
-        return {name: sum(struct.unpack("@Q", raw)[0]
-                          for raw in self._engine.read_percpu("counters", i))
-                for i, name in enumerate(COUNTERS)}
+        found: dict[str, int] = {}
+        for engine, map_name, names in ((self._engine, "counters", COUNTERS),
+                                        (self._life, "life_counters", LIFE_COUNTERS)):
+            if engine is None or map_name not in engine.loaded.maps:
+                continue
+            for i, name in enumerate(names):
+                found[name] = sum(struct.unpack("@Q", raw)[0]
+                                  for raw in engine.read_percpu(map_name, i))
+        return found
 
     def _totals(self, layer: Processes, interval: int | None) -> None:
         new, old = self._read_counters(), self._counters
         self._counters = new
-        self.lost = new["lost_events"] - old["lost_events"] if old else 0
-        self.lost_total, self.untracked_total = new["lost_events"], new["untracked"]
+        self.lost_total = new.get("lost_events", 0)
+        self.lost = self.lost_total - old.get("lost_events", 0)
+        self.untracked_total = new.get("untracked", 0)
         for name, probe in (("forks", "process_fork"), ("execs", "process_exec"),
                             ("exits", "process_exit")):
-            if self._engine.live(probe):
-                setattr(layer, f"{name}_total", new[name])
-                if old and interval:
-                    setattr(layer, f"{name}_per_s", (new[name] - old[name]) * 1e9 / interval)
-        if self._engine.live("exec_failed"):
-            layer.execs_failed_total = new["execs_failed"]
+            engine = self._engine if name == "forks" else self._life
+            if engine is None or name not in new or not engine.live(probe):
+                continue
+            setattr(layer, f"{name}_total", new[name])
+            if name in old and interval:
+                setattr(layer, f"{name}_per_s", (new[name] - old[name]) * 1e9 / interval)
+        if self._life is not None and self._life.live("exec_failed"):
+            layer.execs_failed_total = new.get("execs_failed")
 
     def dead_histograms(self) -> dict[int, list[int]]:
         """Run queue histograms of ended threads by cgroup id, as far as no live row has shown them.
