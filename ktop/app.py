@@ -33,6 +33,7 @@ from ktop.screens import Help, KeyLine, help_page
 from ktop.sources import ENDED, LIVE, STARTING, LiveSource, Silence, Source
 from ktop.widgets.header import Banner, Cost, Header, Hint, Keys, Status, TabBar, interval_text
 from ktop.widgets.table import VirtualTable
+from ktop.wire import Control
 
 INTERVALS_NS = tuple(round(s * 1e9) for s in (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60))
 MESSAGE_S = 5.0
@@ -132,6 +133,7 @@ class KtopApp(TerminalApp):
         self.screen.bindings_updated_signal.subscribe(self, self._keys_changed)
         self.source = self._make_source()
         self.source.start(self._arrived, self._source_changed)
+        self.source.ask(Control(watch=[self.pane.layer]))
         self._source_changed()
 
     def on_unmount(self) -> None:
@@ -293,6 +295,7 @@ class KtopApp(TerminalApp):
         if not pane.is_attached:
             await self.query_one("#panes").mount(pane)
         pane.display = True
+        self.source.ask(Control(watch=[pane.layer]))
         self.tabs.set(number)
         if self.frame is not None:
             pane.show(self.frame, self._held or self.history)
@@ -316,6 +319,10 @@ class KtopApp(TerminalApp):
         if number != self.number and 1 <= number <= len(self.panes):
             with self.batch_update():
                 await self._show_pane(number)
+
+    def on_pane_ask(self, message: Pane.Ask) -> None:
+        """A pane wants something of the collector."""
+        self.source.ask(message.control)
 
     async def action_pane_step(self, step: int) -> None:
         """Show the pane beside this one."""
@@ -341,7 +348,7 @@ class KtopApp(TerminalApp):
             self.say(f"every {interval_text(self.interval_ns)} is as far as it goes")
             return
         self.interval_ns = min(later, key=lambda i: abs(i - self.interval_ns))
-        self.source.set_interval(self.interval_ns)
+        self.source.ask(Control(interval_ns=self.interval_ns))
         self._show_lines()
         self.say(f"a sample every {interval_text(self.interval_ns)}")
 

@@ -36,8 +36,8 @@ class Source(Protocol):
     def start(self, frames: Frames, changed: Changed) -> None:
         """Begin. `frames` gets all that arrived, oldest first; `changed` is told of `state`."""
 
-    def set_interval(self, interval_ns: int) -> None:
-        """Ask for another interval."""
+    def ask(self, control: Control) -> None:
+        """Ask the collector for something: another interval, probes, thresholds."""
 
     def restart(self) -> bool:
         """Ask for a new collector; False where there is nobody to ask."""
@@ -55,7 +55,7 @@ class Silence:
     def start(self, frames: Frames, changed: Changed) -> None:
         """Nothing will come."""
 
-    def set_interval(self, interval_ns: int) -> None:
+    def ask(self, control: Control) -> None:
         """Nobody minds."""
 
     def restart(self) -> bool:
@@ -76,7 +76,7 @@ class LiveSource:
         self._stream: socket.socket | None = session.stream
         self._log = session.log
         self._control = session.control
-        self._interval_ns = session.options.interval_ns
+        self._wanted = Control(interval_ns=session.options.interval_ns)  # all that was asked for
         self._reader = Reader()
         self._outgoing = bytearray()
         self._last_words = ""
@@ -184,14 +184,20 @@ class LiveSource:
         self._last_words = ""
         self.state, self.reason = STARTING, ""
         self._attach()
-        self.set_interval(self._interval_ns)
+        self.ask(self._wanted)
         self._changed()
 
-    def set_interval(self, interval_ns: int) -> None:
-        """Tell the collector; a later one is told the same."""
-        self._interval_ns = interval_ns
+    def ask(self, control: Control) -> None:
+        """Tell the collector; one that is started later is told the same."""
+        wanted = self._wanted
+        if control.interval_ns is not None:
+            wanted.interval_ns = control.interval_ns
+        if control.watch is not None:
+            wanted.watch = control.watch
+        if control.thresholds is not None:
+            wanted.thresholds = {**(wanted.thresholds or {}), **control.thresholds}
         if self._stream is not None:
-            self._outgoing += encode_control(Control(interval_ns=interval_ns))
+            self._outgoing += encode_control(control)
             self._flush()
 
     def _flush(self) -> None:

@@ -19,6 +19,7 @@ from ktop.screens import Help
 from ktop.sources import ENDED, LIVE, STARTING
 from ktop.widgets.header import Cost, Status, cost_pieces
 from ktop.widgets.table import VirtualTable
+from ktop.wire import Control
 from tests.frames import bare_frame, make_frame, stream
 
 SECOND = 1_000_000_000
@@ -31,6 +32,7 @@ class FakeSource:
         self.state = STARTING
         self.reason = ""
         self.intervals: list[int] = []
+        self.watched: list[list[str]] = []
         self.restarts = 0
         self.closed = False
         self.can_restart = True
@@ -46,8 +48,11 @@ class FakeSource:
         self.state, self.reason = state, reason
         self.changed()
 
-    def set_interval(self, interval_ns: int) -> None:
-        self.intervals.append(interval_ns)
+    def ask(self, control: Control) -> None:
+        if control.interval_ns is not None:
+            self.intervals.append(control.interval_ns)
+        if control.watch is not None:
+            self.watched.append(control.watch)
 
     def restart(self) -> bool:
         self.restarts += 1
@@ -174,6 +179,12 @@ async def test_pause_holds_the_picture_and_its_past() -> None:
         assert s.app.frame is not None
         assert s.app.frame.seq == 20
         assert "LIVE" in s.lines[0]
+
+
+async def test_the_pane_in_view_is_what_is_watched() -> None:
+    async with stage() as s:
+        await s.press("5", "1")
+        assert s.source.watched == [["processes"], ["sched"], ["processes"]]
 
 
 async def test_interval_steps() -> None:

@@ -42,9 +42,12 @@ def test_hostile_names_never_reach_the_terminal() -> None:
     try:
         with PtyShell(KTOP, columns=139, lines=45) as shell:
             shell.until("EVIL")
-            for _ in range(3):  # the feed too
+
+            def in_the_feed() -> bool:  # once its probes have followed the first frames
                 subprocess.run([short, "-c", "pass"], executable=sys.executable, check=False)
-            shell.until("\\e[3J\\x07")
+                return "\\e[3J\\x07" in shell.text
+
+            shell.until(in_the_feed)
             for key in ("5", "1", "e", "e", "e", "?"):
                 shell.send(key)
                 look(shell, 0.7)
@@ -93,9 +96,12 @@ def test_from_the_first_key_to_the_last() -> None:
 def test_failed_executions_are_watched_while_processes_are_looked_at() -> None:
     with PtyShell(KTOP, columns=139, lines=45) as shell:
         shell.until("LIVE")
-        look(shell, 1.5)
-        subprocess.run(["/bin/sh", "-c", "/no/such/ktop-program"], check=False,
-                       stderr=subprocess.DEVNULL)
-        shell.until("ENOENT")
+
+        def seen() -> bool:
+            subprocess.run(["/bin/sh", "-c", "/no/such/ktop-program"], check=False,
+                           stderr=subprocess.DEVNULL)
+            return "ENOENT" in shell.text and "/no/such/ktop-program" in shell.text
+
+        shell.until(seen)
         shell.send("q")
         assert shell.wait() == 0

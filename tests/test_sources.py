@@ -91,7 +91,7 @@ async def test_the_log_speaks_for_a_silent_collector(ends: Ends) -> None:
 
 
 async def test_interval_reaches_the_collector(ends: Ends) -> None:
-    ends.source.set_interval(5_000_000_000)
+    ends.source.ask(Control(interval_ns=5_000_000_000))
     ends.collector.settimeout(10)
     (control,) = Reader().feed(ends.collector.recv(4096))
     assert isinstance(control, Control)
@@ -99,7 +99,7 @@ async def test_interval_reaches_the_collector(ends: Ends) -> None:
 
 
 async def test_restart_brings_a_new_stream_at_the_same_interval(ends: Ends) -> None:
-    ends.source.set_interval(2_000_000_000)
+    ends.source.ask(Control(interval_ns=2_000_000_000))
     ends.collector.close()
     await ends.until(lambda: ends.changes)
     assert ends.source.restart()

@@ -6,23 +6,33 @@ import textwrap
 from collections.abc import Iterable
 from typing import ClassVar
 
+from textual.message import Message
 from textual.widget import Widget
 
 from ktop.history import History
 from ktop.model import Frame
 from ktop.widgets.columns import Column
 from ktop.widgets.table import VirtualTable
+from ktop.wire import Control
 
 
 class Pane(Widget, can_focus=True):
     """One tab. It never reads the kernel, /proc or a clock.
 
-    title, key: of the tab. BINDINGS carry ids and descriptions; footer, help and palette are made
+    title, key: of the tab. layer: whose on-demand probes are wanted while it is looked at. BINDINGS carry ids and descriptions; footer, help and palette are made
     from them.
     """
 
+    class Ask(Message):
+        """The pane wants something of the collector (a threshold, for one)."""
+
+        def __init__(self, control: Control) -> None:
+            super().__init__()
+            self.control = control
+
     title: ClassVar[str] = ""
     key: ClassVar[str] = ""
+    layer: ClassVar[str] = ""
     DEFAULT_CSS = """
     Pane { width: 1fr; height: 1fr; layout: vertical; }
     """

@@ -81,6 +81,7 @@ class DiagnosisPane(ComingPane):
 
     title = "Diagnosis"
     key = "6"
+    layer = "diagnosis"
     what = "Which layer is the narrowest pipe right now, and what is the evidence."
     points = ("one pipe per layer: load, waiting, limit",
               "who is squeezed, and who squeezes",

@@ -29,6 +29,7 @@ class ProcessesPane(Pane):
 
     title = "Processes"
     key = "1"
+    layer = "processes"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("H", "threads", "Threads", id="processes.threads",
                 tooltip="Unfold every process into its threads, or fold them"),

@@ -51,6 +51,7 @@ class SchedulerPane(Pane):
 
     title = "Scheduler"
     key = "5"
+    layer = "sched"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("v", "view", "View", id="sched.view",
                 tooltip="Overview, CPUs, waiters, control groups, threads off CPU"),
