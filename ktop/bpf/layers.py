@@ -26,7 +26,7 @@ GROUPS = (
     Group((), ("lifecycle",)),
     Group((), ("block",)),
     Group((), ("tcp",)),
-    Group((), ("files",)),
+    Group(("files.bpf.h",), ("files",)),
 )
 # layer -> module:class in ktop.collect, for the layers of the later groups.
 LAYER_CLASSES = {
