@@ -9,8 +9,9 @@ Each `*.bpf.c` says in a comment which kernel fields it reads:
      */
 
 `a|b` is one field under the name it has had in different kernels, always emitted as `a`; `?` is
-optional. What is emitted is not the kernel's struct but a union of fields, each at the offset
-that BTF gives, with a static assertion of that offset: a layout cannot be wrong in silence.
+optional; `a.b` is a field of the member `a` whose own struct has no name, emitted as `a_b`. What is
+emitted is not the kernel's struct but a union of fields, each at the offset that BTF gives, with a
+static assertion of that offset: a layout cannot be wrong in silence.
 For each thing named, `KTOP_HAS_<struct>_<field>`, `KTOP_HAS_<struct>`, `KTOP_HAS_<constant>` or
 `KTOP_ARGS_<tracepoint>` is defined where the kernel has it.
 """
@@ -123,6 +124,19 @@ def wanted(source: str) -> Wanted:
     return found
 
 
+def _find(btf: Btf, type_id: int, name: str) -> Member | None:
+    """The field, by name or by a dotted path of names."""
+    first, _, rest = name.partition(".")
+    found = btf.field(type_id, first)
+    if found is None or not rest:
+        return found
+    inner = _find(btf, btf.resolve(found.type_id), rest)
+    if inner is None:
+        return None
+    offset = found.bit_offset + inner.bit_offset
+    return Member(inner.name, inner.type_id, offset, inner.bitfield_bits)
+
+
 class _Emitter:
     def __init__(self, btf: Btf, records: dict[str, int]) -> None:
         self.btf = btf
@@ -167,8 +181,9 @@ class _Emitter:
         type_id = self.records[name]
         size = self.btf.size(type_id)
         arms, after = "", f"_Static_assert(sizeof(struct {name}) == {size}, \"{name}\");\n"
-        for canonical, (names, optional) in fields.items():
-            found = next((m for m in (self.btf.field(type_id, n) for n in names) if m), None)
+        for field_name, (names, optional) in fields.items():
+            canonical = field_name.replace(".", "_")
+            found = next((m for m in (_find(self.btf, type_id, n) for n in names) if m), None)
             if found is None:
                 if not optional:
                     missing.append(f"{name}.{canonical}")
@@ -190,7 +205,7 @@ def _embedding_order(btf: Btf, records: dict[str, int], want: Wanted) -> list[st
         if name in order or name in trail:
             return
         for names, _ in want.records[name].values():
-            for member in (btf.field(records[name], n) for n in names):
+            for member in (_find(btf, records[name], n) for n in names):
                 inner = btf.resolve(member.type_id) if member else 0
                 while inner and btf.kind(inner) == KIND_ARRAY:
                     inner = btf.resolve(btf.array(inner)[0])
