@@ -322,7 +322,7 @@ class KtopApp(TerminalApp):
 
     def on_pane_ask(self, message: Pane.Ask) -> None:
         """A pane wants something of the collector."""
-        self.source.ask(message.control)
+        self.source.ask(message.wish)
 
     async def action_pane_step(self, step: int) -> None:
         """Show the pane beside this one."""

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ktop import __version__
+from ktop.bpf.btf import VMLINUX
 from ktop.bpf.engine import Engine, Loaded, probe_table
 from ktop.bpf.layers import GROUPS, probes_of
 from ktop.bpf.probes import TRACEFS
@@ -53,7 +54,7 @@ def _capabilities() -> Check:
     have = [name for bit, name in _CAPABILITIES.items() if held >> bit & 1]
     lack = [name for bit, name in _CAPABILITIES.items() if not held >> bit & 1]
     enough = bool(held >> 21 & 1) or bool(held >> 39 & 1 and held >> 38 & 1)
-    value = "all that matter" if not lack else f"has {' '.join(have) or 'none'}; lacks {' '.join(lack)}"
+    value = f"has {' '.join(have) or 'none'}" + (f"; lacks {' '.join(lack)}" if lack else "")
     return Check("capabilities", value, enough, "" if enough else "run it as root: sudo ktop")
 
 
@@ -70,8 +71,8 @@ def _lockdown() -> Check:
     if text is None:
         return Check("lockdown", "unknown: securityfs is not mounted, or no lockdown LSM", None)
     mode = text[text.find("[") + 1:text.find("]")] if "[" in text else text
-    return Check("lockdown", mode, mode != "confidentiality",
-                 "" if mode != "confidentiality" else "confidentiality mode forbids BPF reads of kernel memory")
+    open_ = mode != "confidentiality"
+    return Check("lockdown", mode, open_, "" if open_ else "it forbids BPF to read the kernel")
 
 
 def _tracefs() -> Check:
@@ -106,12 +107,13 @@ def _bcc(loaded: Loaded) -> Check:
 def checks(loaded: Loaded) -> list[Check]:
     """Everything about the machine that decides what ktop can do here."""
     name = os.uname()
-    btf = os.path.exists("/sys/kernel/btf/vmlinux")
+    btf = os.path.exists(VMLINUX)
     return [
-        Check("ktop", f"{__version__}, Python {platform.python_version()}", sys.version_info >= (3, 11)),
+        Check("ktop", f"{__version__}, Python {platform.python_version()}",
+              sys.version_info >= (3, 11)),
         Check("kernel", f"{clean(name.sysname, 20)} {clean(name.release, 80)} {name.machine}",
               name.sysname == "Linux"),
-        Check("BTF", f"/sys/kernel/btf/vmlinux, {os.path.getsize('/sys/kernel/btf/vmlinux'):,} bytes"
+        Check("BTF", f"{VMLINUX}, {os.path.getsize(VMLINUX):,} bytes"
               if btf else "none: CONFIG_DEBUG_INFO_BTF is off", btf or None,
               "" if btf else "kernel headers are used instead, if they are installed"),
         _tracefs(), _capabilities(), _lockdown(), _bcc(loaded), _cgroups(),
@@ -161,11 +163,13 @@ def _print(findings: dict[str, Any]) -> None:
     machine = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for check in findings["checks"]:
         mark = {True: "ok", False: "NO", None: "-"}[check["ok"]]
-        machine.add_row(mark, check["name"], Text(" ".join((check["value"], check["advice"])).strip()))
+        told = " ".join((check["value"], check["advice"])).strip()
+        machine.add_row(mark, check["name"], Text(told))
     console.print(machine)
     console.print()
     for p in findings["probes"]:
-        console.print(Text.assemble((f"{p['name']:<15}", "bold"), f"{p['status']:<10}{p['attach']}"))
+        console.print(Text.assemble((f"{p['name']:<15} ", "bold"),
+                                    f"{p['status']:<9} {p['attach']}"))
         if p["status"] == "live":
             lines = [f"shows {p['shows']}", f"cannot see: {p['blind']}"]
         else:

@@ -1,8 +1,8 @@
 """Latency histograms: merge, difference, percentiles. Pure functions over `model.Hist`.
 
 Buckets are those of `ktop.bpf.h`: bucket 0 holds everything under 1,024 ns; above that each octave
-[2^k, 2^(k+1)) ns is cut into four equal parts. A percentile is interpolated inside its bucket, so it
-is off by at most a quarter of an octave, and it always lies in the bucket that the histogram shows.
+[2^k, 2^(k+1)) ns is cut into four equal parts. A percentile is interpolated inside its bucket: it
+is off by at most a quarter of an octave, and always lies in the bucket that the histogram shows.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def percentile(h: Hist, pct: float) -> float | None:
         if seen + n >= rank:
             low, high = bounds(index)
             value = low + (high - low) * max(0.0, rank - seen) / n
-            return min(value, float(h.max_ns)) if h.max_ns is not None and h.max_ns >= low else value
+            known = h.max_ns is not None and h.max_ns >= low
+            return min(value, float(h.max_ns or 0)) if known else value
         seen += n
     return float(bounds(max(h.counts))[1])
 
@@ -87,7 +88,7 @@ def percentiles(h: Hist) -> dict[str, float | None]:
 
 
 def octaves(h: Hist) -> list[tuple[int, int, int]]:
-    """(low ns, high ns, samples) per octave from the first to the last that has any: classic log2."""
+    """(low ns, high ns, samples) per octave, from the first to the last that has any."""
     if not h.counts:
         return []
     rows: dict[int, int] = {}

@@ -96,7 +96,7 @@ class Process(Part):
 
 
 class Thread(Part):
-    """One thread of a process that has more than one. Fields as in Process, for the thread alone."""
+    """One thread of a process that has more than one; fields as in Process, for it alone."""
 
     tid: int
     pid: int

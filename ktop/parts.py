@@ -12,7 +12,7 @@ class Part(msgspec.Struct, array_like=True, gc=False):
 
 
 class Hist(Part):
-    """Latency histogram: `counts[bucket]` samples (bucket numbers: ktop/hist.py), their sum and max.
+    """Latency histogram: `counts[bucket]` samples (buckets: ktop/hist.py), their sum and max.
 
     `max_ns` is None where only the buckets are known.
     """

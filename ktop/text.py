@@ -1,4 +1,4 @@
-"""The border for text: everything that comes from the kernel, /proc or a file is made harmless here.
+"""The border for text: what comes from the kernel, /proc or a file is made harmless here.
 
 A command name, an argument, a path or a cgroup name is whatever somebody chose: escape sequences,
 newlines, direction overrides, half a UTF-8 character. `clean` turns bytes into one line of text
@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 
 # C0 and C1 controls, DEL, soft hyphen; zero-width and direction controls, line and paragraph
-# separators; format characters of single scripts; interlinear annotation, byte order mark; variation selectors, tags, private use, and
-# lone surrogates. Combining marks past a run of three would climb over the lines above.
+# separators; format characters of single scripts; interlinear annotation, byte order mark;
+# variation selectors, tags, private use, and lone surrogates. Combining marks past a run of three
+# would climb over the lines above.
 _HARMFUL = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u2028-\u202f\u205f-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\ud800-\udfff\ue000-\uf8ff"
@@ -36,7 +37,8 @@ def clean(raw: bytes | str, limit: int = LIMIT) -> str:
 
     Bytes that are no UTF-8 become `\\xNN`, control characters a visible escape.
     """
-    text = raw[:4 * limit + 4].decode("utf-8", "backslashreplace") if isinstance(raw, bytes) else raw
+    text = (raw[:4 * limit + 4].decode("utf-8", "backslashreplace") if isinstance(raw, bytes)
+            else raw)
     text = _HARMFUL.sub(_escape, text[:2 * limit])
     return text if len(text) <= limit else text[:limit - 1] + "…"
 

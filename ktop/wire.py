@@ -25,8 +25,8 @@ class Control(msgspec.Struct, omit_defaults=True):
     """From reader to collector: change the interval (ns), say which layers are looked at, or end.
 
     `watch` names layers (`processes`, `sched`...) whose on-demand probes are to be attached; all
-    others are detached. thresholds: what counts as slow, ns by layer (`files`, `block`). None leaves
-    things as they are.
+    others are detached. thresholds: what counts as slow, ns by layer (`files`, `block`). None
+    leaves things as they are.
     """
 
     interval_ns: int | None = None

@@ -1,8 +1,8 @@
 """The classic run queue latency: wakeup to switch, with a start-time hash, as runqlat(8) does it.
 
-Run by the system's python3 (bcc): `reference_runqlat.py INCLUDE_TREE DEFINES...`. Prints `ready`, then for each
-line on standard input the totals so far as JSON: {"counts": [samples by bucket], "sum_ns": n}.
-Buckets are ktop's own (ktop/hist.py), so that the distributions can be laid over each other.
+Run by the system's python3 (bcc): `reference_runqlat.py INCLUDE_TREE DEFINES...`. Prints `ready`,
+then for each line on standard input the totals so far as JSON: {"counts": [samples by bucket],
+"sum_ns": n}. Buckets are ktop's own (ktop/hist.py), so that the distributions can be laid over each other.
 """
 
 import json

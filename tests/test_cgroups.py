@@ -19,7 +19,8 @@ POD = "1a2b3c4d-0000-1111-2222-333344445555"
     (f"/docker/{ID}", "docker:0123456789ab"),
     (f"/system.slice/docker-{ID}.scope", "docker:0123456789ab"),
     (f"/machine.slice/libpod-{ID}.scope", "podman:0123456789ab"),
-    (f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{POD.replace('-', '_')}.slice/"
+    ("/kubepods.slice/kubepods-burstable.slice/"
+     f"kubepods-burstable-pod{POD.replace('-', '_')}.slice/"
      f"cri-containerd-{ID}.scope", "pod 1a2b3c4d/0123456789ab"),
     (f"/kubepods/besteffort/pod{POD}/{ID}", "pod 1a2b3c4d/0123456789ab"),
     (f"/kubepods/besteffort/pod{POD}", "pod 1a2b3c4d"),

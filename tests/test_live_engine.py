@@ -1,7 +1,8 @@
-"""The engine on this kernel: nothing stays behind, refusals are reported, hostile names are tamed."""
+"""The engine on this kernel: nothing stays behind, refusals are told, hostile names tamed."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -149,8 +150,8 @@ def test_hostile_names_are_tamed_at_the_border() -> None:
             "print(flush=True); time.sleep(60)")
     group = Path("/sys/fs/cgroup/cpu") / "ktop-\x1b[31m\n[b]evil[/b]"
     has_group = (group.parent / "cpu.cfs_quota_us").exists()
-    p = subprocess.Popen([b"\x1b[2J[red]\n\xfe\xff", "-I", "-c", code, HOSTILE.hex(), "\u202egnp.exe"],
-                         executable=sys.executable, stdout=subprocess.PIPE)
+    p = subprocess.Popen([b"\x1b[2J[red]\n\xfe\xff", "-I", "-c", code, HOSTILE.hex(),
+                          "\u202egnp.exe"], executable=sys.executable, stdout=subprocess.PIPE)
     try:
         assert p.stdout is not None
         p.stdout.readline()
@@ -190,7 +191,7 @@ def test_slow_reader_gets_the_newest_and_memory_stays_bounded() -> None:
         late = frames(sock, 40)
     p.wait(20)
     assert late[-1].health.skipped_frames > 0 or late[-1].seq - late[0].seq >= 39
-    gaps = [b.seq - a.seq for a, b in zip(late, late[1:], strict=False)]
+    gaps = [b.seq - a.seq for a, b in itertools.pairwise(late)]
     assert all(g >= 1 for g in gaps)
 
 
@@ -198,7 +199,8 @@ def test_interval_and_watch_are_obeyed() -> None:
     p, sock = start_collector()
     with sock:
         frames(sock, 1)
-        sock.sendall(wire.encode_control(wire.Control(interval_ns=200_000_000, watch=["processes"])))
+        control = wire.Control(interval_ns=200_000_000, watch=["processes"])
+        sock.sendall(wire.encode_control(control))
         found = frames(sock, 8)
         statuses = {x.name: x.status for x in found[-1].health.probes}
         assert statuses["exec_failed"] == "live"

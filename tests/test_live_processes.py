@@ -98,7 +98,7 @@ def test_threads_fold_into_their_process(collector: Collector) -> None:
         threads = [t for t in frame.processes.threads if t.pid == p.pid]
         assert process.threads == len(threads) == 4 == psutil.Process(p.pid).num_threads()
         assert sum(t.cpu_pct or 0 for t in threads) == pytest.approx(process.cpu_pct, abs=0.01)
-        assert process.cpu_pct == pytest.approx(100, abs=25)  # the interpreter's lock: one at a time
+        assert process.cpu_pct == pytest.approx(100, abs=25)  # one at a time: the GIL
     finally:
         p.kill()
         p.wait()

@@ -31,7 +31,8 @@ def collector() -> Iterator[Collector]:
 @contextlib.contextmanager
 def classic(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """The reference program, counting."""
-    header = headers.kernel_header(btf.Btf(), headers.wanted("/* @kernel\n * task_struct: pid __state|state\n */"))
+    manifest = "/* @kernel\n * task_struct: pid __state|state\n */"
+    header = headers.kernel_header(btf.Btf(), headers.wanted(manifest))
     headers.write_tree(str(tmp_path), header)
     flags = [f"-D{k}={v}" for k, v in layout.DEFINES.items()]
     script = Path(__file__).with_name("reference_runqlat.py")

@@ -1,4 +1,4 @@
-"""The whole program on this kernel, in a pty: hostile names, the figures on the screen, a clean end."""
+"""The whole program on this kernel, in a pty: hostile names, figures on the screen, a clean end."""
 
 from __future__ import annotations
 

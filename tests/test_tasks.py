@@ -19,8 +19,8 @@ SLEEP, IO = REASONS.index("sleep"), REASONS.index("io")
 def record(pid: int = 10, tgid: int | None = None, **fields: Any) -> bytes:
     """One thread's bytes; unnamed fields are zero."""
     values: dict[str, Any] = dict.fromkeys(TaskRecord._fields, 0)
-    values |= {"tag": 1, "pid": pid, "tgid": tgid or pid, "comm": b"test", "flags": 4, "syscall": -1,
-               "start_boottime_ns": 5, "state": 1, "reason": SLEEP, "threads": 1}
+    values |= {"tag": 1, "pid": pid, "tgid": tgid or pid, "comm": b"test", "flags": 4,
+               "syscall": -1, "start_boottime_ns": 5, "state": 1, "reason": SLEEP, "threads": 1}
     return TASK_STRUCT.pack(*(values | fields).values())
 
 
@@ -75,7 +75,8 @@ def test_sleep_under_way_is_counted_and_the_queue_taken_out() -> None:
 
 def test_threads_fold_and_unfold() -> None:
     row = table([record(10), record(11, 10)],
-                [record(10, cpu_ns=SECOND // 10), record(11, 10, cpu_ns=SECOND // 5, state=0)]).row(10)
+                [record(10, cpu_ns=SECOND // 10),
+                 record(11, 10, cpu_ns=SECOND // 5, state=0)]).row(10)
     assert row is not None
     assert row.cpu_pct == pytest.approx(30) and row.threads == 2 and row.state == "R"
 
@@ -89,8 +90,9 @@ def test_a_thread_that_ended_is_not_counted_twice() -> None:
 
 
 def test_born_since_counts_whole_older_does_not() -> None:
-    t = table([record(10)], [record(10), record(20, start_boottime_ns=3 * SECOND // 2, cpu_ns=SECOND // 2),
-                             record(30, start_boottime_ns=1, cpu_ns=SECOND // 2)])
+    t = table([record(10)],
+              [record(10), record(20, start_boottime_ns=3 * SECOND // 2, cpu_ns=SECOND // 2),
+               record(30, start_boottime_ns=1, cpu_ns=SECOND // 2)])
     new, old = t.row(20), t.row(30)
     assert new is not None and new.cpu_pct == pytest.approx(50)
     assert old is not None and old.cpu_pct == 0

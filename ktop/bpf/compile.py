@@ -14,6 +14,7 @@ events that now belong to the collector, never runs.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -258,10 +259,8 @@ def run(sock: socket.socket, options: dict[str, Any], log: int) -> None:
     if not hasattr(bcc, "BPF"):
         raise Refused(f"{bcc.__file__} is not the BPF Compiler Collection")
     sys.path.append(os.path.dirname(os.path.dirname(_HERE)))
-    try:
+    with contextlib.suppress(ValueError, OSError):  # not needed since 5.11, and bcc tries too
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
-    except (ValueError, OSError):
-        pass  # not needed since 5.11, and bcc tries too
     loader = Loader(options, log)
     loader.prepare_headers()
     module, loaded, flavour = loader.load_best()

@@ -230,7 +230,7 @@ class Engine:
         return found
 
     def map_bytes(self) -> int | None:
-        """Kernel memory of our maps, from /proc/self/fdinfo (memlock); None where it is not told."""
+        """Kernel memory of our maps, from /proc/self/fdinfo (memlock); None where it is untold."""
         total = 0
         for m in self.loaded.maps.values():
             try:

@@ -56,8 +56,3 @@ def defines_of(group: Group) -> dict[str, int]:
         if layer not in _MODULES:
             found.update(importlib.import_module(_module(layer)).DEFINES)
     return found
-
-
-def all_probes() -> list[Probe]:
-    """Every probe of every layer."""
-    return [probe for group in GROUPS for probe in probes_of(group)]

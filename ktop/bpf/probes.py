@@ -1,7 +1,7 @@
 """Every probe: what it attaches to, what it shows, what stands in for it, what it cannot see.
 
-With the other layers' tables (`layers.all_probes`) the one source behind loading, `ktop doctor`, `Frame.health` and the README. Runs under the system's
-python3 too (standard library only).
+With the other layers' tables the one source behind loading, `ktop doctor` and `Frame.health`. Runs
+under the system's python3 too (standard library only).
 """
 
 from __future__ import annotations

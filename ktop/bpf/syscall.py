@@ -55,7 +55,7 @@ class LoadError(OSError):
 
 def prog_load(insns: bytes, name: str, prog_type: int, attach_type: int = 0,
               attach_btf_id: int = 0, log_size: int = 1 << 20) -> int:
-    """Load a program and return its fd. On refusal it is loaded again to fetch the verifier's log."""
+    """Load a program and return its fd. Refused, it is tried again for the verifier's log."""
     code = ct.create_string_buffer(insns, len(insns))
     licence = ct.create_string_buffer(b"Dual BSD/GPL")
 
@@ -136,7 +136,8 @@ def map_update(fd: int, key: bytes, value: bytes) -> None:
     bpf(MAP_UPDATE_ELEM, struct.pack("@IIQQQ", fd, 0, ct.addressof(k), ct.addressof(v), 0))
 
 
-def map_lookup_batch(fd: int, key_size: int, value_size: int, entries: int) -> tuple[bytes, bytes, int]:
+def map_lookup_batch(fd: int, key_size: int, value_size: int,
+                     entries: int) -> tuple[bytes, bytes, int]:
     """All keys and values of a hash map at once: (keys, values, how many). 5.6 and later."""
     cursor = ct.create_string_buffer(max(key_size, 8))
     keys, values = bytearray(), bytearray()

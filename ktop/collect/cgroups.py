@@ -31,7 +31,7 @@ _RUNTIMES = {"cri-containerd": "containerd", "libpod": "podman", "crio": "cri-o"
 
 
 def name_of(path: str) -> str:
-    """A short name: `docker:0123456789ab`, `pod 1a2b3c4d/0123456789ab`, `nginx.service`, or the path."""
+    """A short name: `docker:0123456789ab`, `pod 1a2b3c4d/0123456789ab`, or `nginx.service`."""
     found = _CONTAINER.search(path)
     pod = _POD.search(path)
     if found:

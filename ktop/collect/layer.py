@@ -8,13 +8,13 @@ from typing import Protocol, TypeVar
 
 from ktop.model import Process
 
-P = TypeVar("P", covariant=True)
+P_co = TypeVar("P_co", covariant=True)
 
 
 @dataclass
 class Tick:
-    """One tick, CLOCK_MONOTONIC ns. wall_offset, boot_offset: what CLOCK_REALTIME and CLOCK_BOOTTIME
-    are ahead of it. interval_ns is None in the layer's first update: no rates yet.
+    """One tick, CLOCK_MONOTONIC ns. wall_offset, boot_offset: what CLOCK_REALTIME and
+    CLOCK_BOOTTIME are ahead of it. interval_ns is None in the layer's first update: no rates yet.
 
     process: row of a pid, None when there is none now. processes: all rows. watched: whether
     somebody looks at (or records) this layer.
@@ -29,7 +29,7 @@ class Tick:
     watched: bool
 
 
-class Layer(Protocol[P]):
+class Layer(Protocol[P_co]):
     """A layer: made from its group's engine once that is loaded."""
 
     lost: int        # events lost since the last update
@@ -38,7 +38,7 @@ class Layer(Protocol[P]):
     def drain(self) -> None:
         """Empty the layer's event ring; called a few times a second between ticks."""
 
-    def update(self, tick: Tick) -> P:
+    def update(self, tick: Tick) -> P_co:
         """The layer's part of the frame."""
 
     def set_threshold(self, ns: int) -> None:

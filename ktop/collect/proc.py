@@ -73,7 +73,8 @@ class ProcfsLayer:
         wall = self._clocks.now + self._clocks.wall_offset
         return Process(
             pid=info["pid"], ppid=info["ppid"] or 0,
-            uid=info["uids"].effective if info["uids"] else None, comm=clean(info["name"] or "?", 64),
+            uid=info["uids"].effective if info["uids"] else None,
+            comm=clean(info["name"] or "?", 64),
             args=clean(args) if args else None, cgroup=None,
             state=_LETTERS.get(info["status"], "?"), threads=info["num_threads"] or 1,
             start_boottime_ns=int(created - wall + boot_ns),

@@ -20,7 +20,7 @@ _DEAD_HIST = struct.Struct(f"@{TASK_HIST_SLOTS}I")
 
 
 def read_cmdline(pid: int) -> str | None:
-    """A process's command line from /proc; None for kernel threads and what is gone or forbidden."""
+    """A command line from /proc; None for kernel threads and what is gone or forbidden."""
     try:
         fd = os.open(f"/proc/{pid}/cmdline", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -1,4 +1,4 @@
-"""The BPF programs' records as named tuples. Field order is `ktop.bpf.layout`'s (a test compares)."""
+"""The BPF programs' records as named tuples, in `ktop.bpf.layout`'s order (a test compares)."""
 
 from __future__ import annotations
 

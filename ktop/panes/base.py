@@ -19,16 +19,17 @@ from ktop.wire import Control
 class Pane(Widget, can_focus=True):
     """One tab. It never reads the kernel, /proc or a clock.
 
-    title, key: of the tab. layer: whose on-demand probes are wanted while it is looked at. BINDINGS carry ids and descriptions; footer, help and palette are made
+    title, key: of the tab. layer: whose on-demand probes are wanted while it is looked at.
+    BINDINGS carry ids and descriptions; footer, help and palette are made
     from them.
     """
 
     class Ask(Message):
         """The pane wants something of the collector (a threshold, for one)."""
 
-        def __init__(self, control: Control) -> None:
+        def __init__(self, wish: Control) -> None:
             super().__init__()
-            self.control = control
+            self.wish = wish
 
     title: ClassVar[str] = ""
     key: ClassVar[str] = ""
