@@ -2,7 +2,7 @@
 
 Run by the system's python3 (bcc): `reference_runqlat.py INCLUDE_TREE DEFINES...`. Prints `ready`,
 then for each line on standard input the totals so far as JSON: {"counts": [samples by bucket],
-"sum_ns": n}. Buckets are ktop's own (ktop/hist.py), so that the distributions can be laid over each other.
+"sum_ns": n}. Buckets are ktop's own (ktop/hist.py), so that distributions can be compared.
 """
 
 import json
