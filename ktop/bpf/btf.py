@@ -207,8 +207,9 @@ class Btf:
                     return Member(inner.name, inner.type_id, offset, inner.bitfield_bits)
         return None
 
-    def enum_value(self, enum: str, constant: str) -> int | None:
-        """Value of an enum's constant, None where the kernel lacks either."""
+    def constants(self, enum: str) -> dict[str, int]:
+        """An enum's constants, in order; empty where the kernel lacks it."""
+        found: dict[str, int] = {}
         for kind, cls in ((KIND_ENUM, _Pair), (KIND_ENUM64, _Enum64)):
             type_id = self.find(enum, kind)
             if type_id is None:
@@ -216,9 +217,13 @@ class Btf:
             base = self._after(type_id, cls)
             for index in range(self._type(type_id).contents.info & 0xFFFF):
                 entry = cls.from_address(base + index * ct.sizeof(cls))
-                if self._string(entry.name_off) == constant:
-                    return int(entry.value if kind == KIND_ENUM else entry.hi << 32 | entry.lo)
-        return None
+                found[self._string(entry.name_off)] = int(
+                    entry.value if kind == KIND_ENUM else entry.hi << 32 | entry.lo)
+        return found
+
+    def enum_value(self, enum: str, constant: str) -> int | None:
+        """Value of an enum's constant, None where the kernel lacks either."""
+        return self.constants(enum).get(constant)
 
     def tracepoint_args(self, event: str) -> int | None:
         """How many arguments a raw tracepoint hands to a program; None where it is absent.
