@@ -1,2 +1,709 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* TCP layer. */
+/* TCP layer: sockets read once per tick by iterators, connections' lives as events; nothing runs
+ * per packet that arrives as it should. */
+
+/* @kernel
+ * sock_common: skc_family skc_state skc_daddr skc_rcv_saddr skc_dport skc_num skc_net
+ * sock_common: skc_v6_daddr skc_v6_rcv_saddr skc_flags
+ * net: ns
+ * ns_common: inum
+ * sock: sk_err sk_uid sk_protocol sk_drops sk_ack_backlog sk_max_ack_backlog
+ * socket: sk
+ * request_sock_queue: qlen
+ * minmax_sample: v
+ * minmax: s
+ * inet_connection_sock: icsk_accept_queue icsk_rto icsk_ca_state icsk_pending icsk_ack.lrcvtime
+ * inet_connection_sock: icsk_probes_out
+ * tcp_sock: bytes_sent bytes_retrans bytes_received segs_out segs_in data_segs_out total_retrans
+ * tcp_sock: srtt_us mdev_us rtt_min snd_cwnd mss_cache write_seq snd_nxt snd_una rcv_nxt copied_seq
+ * tcp_sock: snd_wnd rcv_wnd lsndtime rate_delivered rate_interval_us
+ * sk_buff: protocol network_header head sk dev
+ * net_device: nd_net
+ * request_sock: __req_common
+ * enum sock_flags: SOCK_DONE
+ * enum skb_drop_reason: SKB_NOT_DROPPED_YET SKB_CONSUMED SKB_DROP_REASON_NOT_SPECIFIED
+ * bpf_iter__tcp: meta sk_common
+ * bpf_iter__task_file: meta task file
+ * tracepoint inet_sock_set_state tcp_retransmit_skb tcp_retransmit_synack tcp_send_reset
+ * tracepoint tcp_receive_reset kfree_skb
+ */
+
+enum ktop_tcp_state {  /* include/net/tcp_states.h */
+    KTOP_TCP_ESTABLISHED = 1, KTOP_TCP_SYN_SENT = 2, KTOP_TCP_SYN_RECV = 3, KTOP_TCP_FIN_WAIT1 = 4,
+    KTOP_TCP_CLOSE = 7, KTOP_TCP_LAST_ACK = 9, KTOP_TCP_LISTEN = 10,
+};
+enum ktop_tcp_kind {   /* tcp_layer.KINDS */
+    KTOP_TCP_CONNECT = 1, KTOP_TCP_ACCEPT, KTOP_TCP_CLOSED, KTOP_TCP_RETRANSMIT,
+    KTOP_TCP_RESET_SENT, KTOP_TCP_RESET_RECEIVED, KTOP_TCP_DROP, KTOP_TCP_LISTENS,
+};
+enum ktop_tcp_why {    /* tcp_layer.RETRANSMITS */
+    KTOP_WHY_UNKNOWN, KTOP_WHY_RTO, KTOP_WHY_FAST, KTOP_WHY_TLP, KTOP_WHY_SYN, KTOP_WHY_SYNACK,
+};
+enum ktop_tcp_counter {  /* tcp_layer.COUNTERS */
+    KTOP_TN_CONNECTS, KTOP_TN_CONNECTS_FAILED, KTOP_TN_ACCEPTS, KTOP_TN_CLOSES,
+    KTOP_TN_RETRANS, KTOP_TN_RESETS_SENT = KTOP_TN_RETRANS + 6, KTOP_TN_RESETS_RECEIVED,
+    KTOP_TN_DROPS, KTOP_TN_LOST, KTOP_TN_DNS_QUERIES, KTOP_TN_DNS_ANSWERS, KTOP_TN_DNS_FAILED,
+    KTOP_TN_COUNTERS,
+};
+_Static_assert(KTOP_TN_COUNTERS == KTOP_TCP_COUNTERS, "tcp_layer.COUNTERS");
+enum ktop_tcp_flag {   /* tcp_layer.ACTIVE... */
+    KTOP_TF_ACTIVE = 1, KTOP_TF_PASSIVE = 2, KTOP_TF_RECOVERY = 4, KTOP_TF_LOSS = 8, KTOP_TF_PROBING = 16,
+};
+#define KTOP_AF_INET 2
+#define KTOP_AF_INET6 10
+
+BPF_RINGBUF_OUTPUT(tcp_events, KTOP_TCP_RING_PAGES);
+BPF_PERCPU_ARRAY(tcp_counters, u64, KTOP_TCP_COUNTERS);
+/* 0: number of the reading of descriptors; 1, 2: drops and retransmits that may still be events */
+BPF_ARRAY(tcp_control, s64, 3);
+enum { KTOP_TC_PASS, KTOP_TC_DROPS, KTOP_TC_RETRANS };
+
+struct ktop_tcp_latency {
+    u64 sum_ns, max_ns;
+    u64 hist[KTOP_HIST_SLOTS];
+};
+BPF_PERCPU_ARRAY(tcp_latency, struct ktop_tcp_latency, 1);  /* SYN to established, connects */
+
+static __always_inline void tcp_count(u32 which)
+{
+    u64 *n = tcp_counters.lookup(&which);
+    if (n)
+        (*n)++;
+}
+
+static __always_inline bool tcp_spend(u32 which)
+{
+    s64 *left = tcp_control.lookup(&which);
+    if (!left || *left <= 0)
+        return false;
+    __sync_fetch_and_add(left, -1);
+    return true;
+}
+
+/* What no field of a socket tells: whose it is and when it began. Lives and dies with it. */
+struct ktop_tcp_note {
+    u64 start_ns, cgroup;      /* CLOCK_MONOTONIC of SYN or of ESTABLISHED; owner's cgroup */
+    u32 tgid, previous, last;  /* owner now, owner before this pass, holder seen last */
+    u32 pass, holders, flags;
+    char comm[16];
+};
+#ifdef KTOP_TASK_STORAGE
+BPF_SK_STORAGE(tcp_notes, struct ktop_tcp_note);
+#else
+/* Before 5.11 tracing programs have no socket storage: least recently used sockets are forgotten */
+BPF_TABLE("lru_hash", u64, struct ktop_tcp_note, tcp_notes, 65536);
+#endif
+
+static __always_inline struct ktop_tcp_note *tcp_note(struct sock *sk, bool create)
+{
+#ifdef KTOP_TASK_STORAGE
+    return tcp_notes.sk_storage_get(sk, NULL, create ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);
+#else
+    u64 key = (u64)sk;
+    struct ktop_tcp_note blank = {}, *found = tcp_notes.lookup(&key);
+    if (found || !create)
+        return found;
+    tcp_notes.update(&key, &blank);
+    return tcp_notes.lookup(&key);
+#endif
+}
+
+static __always_inline void tcp_own(struct ktop_tcp_note *n, struct task_struct *task, u32 tgid)
+{
+    struct task_struct *leader = PR(task, group_leader);
+    struct css_set *set = PR(task, cgroups);
+#if defined(KTOP_CGROUP_V1) && defined(KTOP_HAS_cpu_cgrp_id)
+    struct cgroup_subsys_state *css = PR(set, subsys[cpu_cgrp_id]);
+    struct cgroup *cgrp = PR(css, cgroup);
+#else
+    struct cgroup *cgrp = PR(set, dfl_cgrp);
+#endif
+    struct kernfs_node *node = PR(cgrp, kn);
+    n->cgroup = PR(node, id);
+    n->tgid = tgid;
+    bpf_probe_read_kernel(n->comm, sizeof(n->comm), leader->comm);
+}
+
+static __always_inline void tcp_own_current(struct ktop_tcp_note *n)
+{
+    u32 tgid = bpf_get_current_pid_tgid() >> 32;
+    if (tgid)
+        tcp_own(n, (void *)bpf_get_current_task(), tgid);
+}
+
+/* -- one record per socket --------------------------------------------------------------------- */
+
+struct ktop_tcp_sock {
+    u64 sk, tx_bytes, retrans_bytes, rx_bytes, born_ns, cgroup;
+    u32 netns, uid, pid, holders, segs_out, segs_in, data_segs_out, retrans, srtt_us8;
+    u32 mdev_us4, min_rtt_us, rto_jiffies, cwnd, mss;
+    u32 unacked_bytes, unsent_bytes, unread_bytes, snd_wnd;
+    u32 rcv_wnd, sent_jiffies, received_jiffies, rate_delivered;
+    u32 rate_interval_us, backlog, backlog_max, syn_queue, drops, pad;
+    u16 local_port, remote_port, family;
+    u8 state, flags;
+    u8 local[16], remote[16];
+    char comm[16];
+};
+_Static_assert(sizeof(struct ktop_tcp_sock) == KTOP_TCP_SOCK_SIZE, "tcp_layer.SOCK");
+
+struct ktop_tcp_ends { u16 local_port, remote_port, family; u8 state, flags; u8 local[16], remote[16]; };
+
+static __always_inline u32 tcp_netns(struct sock_common *c)
+{
+    struct net *net = F(c, skc_net);
+    return F(net, ns.inum);
+}
+
+static __always_inline void tcp_ends(struct ktop_tcp_ends *e, struct sock_common *c)
+{
+    u16 port = F(c, skc_dport);
+    e->family = F(c, skc_family);
+    e->local_port = F(c, skc_num);
+    e->remote_port = port >> 8 | port << 8;
+    if (e->family == KTOP_AF_INET6) {
+        bpf_probe_read_kernel(e->local, 16, &c->skc_v6_rcv_saddr);
+        bpf_probe_read_kernel(e->remote, 16, &c->skc_v6_daddr);
+    } else {
+        *(u32 *)e->local = F(c, skc_rcv_saddr);
+        *(u32 *)e->remote = F(c, skc_daddr);
+    }
+}
+
+/* bytes_received counts the FIN as one (tcp_rcv_nxt_update, net/ipv4/tcp_input.c). */
+static __always_inline u64 tcp_rx_bytes(struct tcp_sock *tp)
+{
+    u64 bytes = F(tp, bytes_received), flags = F((struct sock_common *)tp, skc_flags);
+    return bytes && (flags >> SOCK_DONE & 1) ? bytes - 1 : bytes;
+}
+
+static __always_inline void tcp_fill_flow(struct ktop_tcp_sock *r, struct tcp_sock *tp)
+{
+    struct inet_connection_sock *icsk = (void *)tp;
+    u32 una = F(tp, snd_una), nxt = F(tp, snd_nxt), written = F(tp, write_seq);
+    r->retrans_bytes = F(tp, bytes_retrans);
+    r->tx_bytes = F(tp, bytes_sent) - r->retrans_bytes;
+    r->rx_bytes = tcp_rx_bytes(tp);
+    r->segs_out = F(tp, segs_out);
+    r->segs_in = F(tp, segs_in);
+    r->data_segs_out = F(tp, data_segs_out);
+    r->retrans = F(tp, total_retrans);
+    r->srtt_us8 = F(tp, srtt_us);
+    r->mdev_us4 = F(tp, mdev_us);
+    r->min_rtt_us = F(tp, rtt_min.s[0].v);
+    r->cwnd = F(tp, snd_cwnd);
+    r->mss = F(tp, mss_cache);
+    r->unacked_bytes = nxt - una;
+    r->unsent_bytes = (s32)(written - nxt) > 0 ? written - nxt : 0;
+    r->unread_bytes = F(tp, rcv_nxt) - F(tp, copied_seq);
+    r->snd_wnd = F(tp, snd_wnd);
+    r->rcv_wnd = F(tp, rcv_wnd);
+    r->sent_jiffies = F(tp, lsndtime);
+    r->received_jiffies = F(icsk, icsk_ack_lrcvtime);
+    r->rate_delivered = F(tp, rate_delivered);
+    r->rate_interval_us = F(tp, rate_interval_us);
+    r->rto_jiffies = F(icsk, icsk_rto);
+    if (F(icsk, icsk_probes_out))
+        r->flags |= KTOP_TF_PROBING;
+#ifdef KTOP_TYPED
+    u32 ca = icsk->icsk_ca_state;  /* TCP_CA_Recovery, TCP_CA_Loss */
+    r->flags |= ca == 3 ? KTOP_TF_RECOVERY : ca == 4 ? KTOP_TF_LOSS : 0;
+#endif
+}
+
+BPF_PERCPU_ARRAY(tcp_record, struct ktop_tcp_sock, 1);
+
+static __always_inline int tcp_one(struct seq_file *seq, struct tcp_sock *tp)
+{
+    u32 zero = 0;
+    struct ktop_tcp_sock *r = tcp_record.lookup(&zero);
+    struct sock_common *c = (void *)tp;
+    struct sock *sk = (void *)tp;
+    if (!r)
+        return 0;
+    __builtin_memset(r, 0, sizeof(*r));
+    r->sk = (u64)tp;
+    r->netns = tcp_netns(c);
+    r->uid = F(sk, sk_uid);
+    r->state = F(c, skc_state);
+    r->drops = F(sk, sk_drops);
+    struct ktop_tcp_ends e = {};
+    tcp_ends(&e, c);
+    r->local_port = e.local_port;
+    r->remote_port = e.remote_port;
+    r->family = e.family;
+    __builtin_memcpy(r->local, e.local, 16);
+    __builtin_memcpy(r->remote, e.remote, 16);
+    struct ktop_tcp_note *n = tcp_note(sk, false);
+    if (n) {
+        r->born_ns = n->start_ns;
+        r->pid = n->tgid;
+        r->cgroup = n->cgroup;
+        r->holders = n->holders;
+        r->flags = n->flags;
+        __builtin_memcpy(r->comm, n->comm, 16);
+    }
+    if (r->state == KTOP_TCP_LISTEN) {
+        struct inet_connection_sock *icsk = (void *)tp;
+        r->backlog = F(sk, sk_ack_backlog);
+        r->backlog_max = F(sk, sk_max_ack_backlog);
+        r->syn_queue = F(icsk, icsk_accept_queue.qlen);
+    } else {
+        tcp_fill_flow(r, tp);
+    }
+    bpf_seq_write(seq, r, sizeof(*r));
+    return 0;
+}
+
+/* The last record of each read has no socket: it tells the time in jiffies. */
+static __always_inline int tcp_end(struct seq_file *seq)
+{
+    u32 zero = 0;
+    struct ktop_tcp_sock *r = tcp_record.lookup(&zero);
+    if (!r)
+        return 0;
+    __builtin_memset(r, 0, sizeof(*r));
+    r->sent_jiffies = bpf_jiffies64();
+    r->born_ns = bpf_ktime_get_ns();
+    bpf_seq_write(seq, r, sizeof(*r));
+    return 0;
+}
+
+#ifdef KTOP_TYPED
+int tcp_socks(struct bpf_iter__tcp *ctx)
+{
+    struct sock_common *c = ctx->sk_common;
+    if (!c)
+        return tcp_end(ctx->meta->seq);
+    struct tcp_sock *tp = bpf_skc_to_tcp_sock(c);
+    if (!tp)  /* TIME_WAIT or a half-open one */
+        return 0;
+    return tcp_one(ctx->meta->seq, tp);
+}
+
+/* -- who holds a socket: written into its note, nothing is handed out ----------------------------*/
+
+static __always_inline int tcp_held(struct tcp_sock *tp, struct task_struct *task)
+{
+    u32 tgid = task->tgid, zero = KTOP_TC_PASS;
+    struct ktop_tcp_note *n = tcp_note((void *)tp, true);
+    s64 *pass = tcp_control.lookup(&zero);
+    if (!n || !pass)
+        return 0;
+    if (n->pass != (u32)*pass) {
+        n->pass = *pass;
+        n->previous = n->tgid;
+        n->last = 0;
+        n->holders = 0;
+        if (n->tgid != tgid)
+            tcp_own(n, task, tgid);
+    } else if (tgid == n->previous && tgid != n->tgid) {
+        tcp_own(n, task, tgid);
+    }
+    if (tgid != n->last)
+        n->holders++;
+    n->last = tgid;
+    return 0;
+}
+
+int tcp_fds(struct bpf_iter__task_file *ctx)
+{
+    struct file *file = ctx->file;
+    struct task_struct *task = ctx->task;
+    if (!file || !task)
+        return 0;
+    struct socket *s = bpf_sock_from_file(file);
+    if (!s)
+        return 0;
+    struct sock *sk = s->sk;
+    if (!sk)
+        return 0;
+    struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+    return tp ? tcp_held(tp, task) : 0;
+}
+#endif
+
+/* -- events --------------------------------------------------------------------------------------*/
+
+struct ktop_tcp_event {
+    u64 sk, time_ns, latency_ns, tx_bytes, rx_bytes, cgroup;
+    u32 kind, pid, uid, netns, retrans;
+    s32 code, stack;
+    u32 pad;
+    u16 local_port, remote_port, family;
+    u8 state, flags;
+    u8 local[16], remote[16];
+    char comm[16];
+};
+_Static_assert(sizeof(struct ktop_tcp_event) == KTOP_TCP_EVENT_SIZE, "tcp_layer.EVENT");
+
+static __always_inline void tcp_send(struct ktop_tcp_event *e)
+{
+    if (tcp_events.ringbuf_output(e, sizeof(*e), BPF_RB_NO_WAKEUP))
+        tcp_count(KTOP_TN_LOST);
+}
+
+static __always_inline void tcp_about(struct ktop_tcp_event *e, struct sock *sk, u32 kind)
+{
+    struct sock_common *c = (void *)sk;
+    struct ktop_tcp_ends ends = {};
+    tcp_ends(&ends, c);
+    e->sk = (u64)sk;
+    e->time_ns = bpf_ktime_get_ns();
+    e->kind = kind;
+    e->netns = tcp_netns(c);
+    e->state = F(c, skc_state);
+    e->uid = F(sk, sk_uid);
+    e->local_port = ends.local_port;
+    e->remote_port = ends.remote_port;
+    e->family = ends.family;
+    e->stack = -1;
+    __builtin_memcpy(e->local, ends.local, 16);
+    __builtin_memcpy(e->remote, ends.remote, 16);
+}
+
+static __always_inline void tcp_whose(struct ktop_tcp_event *e, struct ktop_tcp_note *n)
+{
+    if (!n)
+        return;
+    e->pid = n->tgid;
+    e->cgroup = n->cgroup;
+    e->flags = n->flags;
+    __builtin_memcpy(e->comm, n->comm, 16);
+}
+
+static __always_inline void tcp_latency_add(u64 ns)
+{
+    u32 zero = 0, slot = hist_slot(ns, KTOP_HIST_SLOTS);
+    struct ktop_tcp_latency *l = tcp_latency.lookup(&zero);
+    if (!l || slot >= KTOP_HIST_SLOTS)
+        return;
+    l->hist[slot]++;
+    l->sum_ns += ns;
+    if (ns > l->max_ns)
+        l->max_ns = ns;
+}
+
+static __always_inline int tcp_connected(struct sock *sk, struct ktop_tcp_note *n, int code)
+{
+    struct ktop_tcp_event e = {};
+    tcp_about(&e, sk, KTOP_TCP_CONNECT);
+    tcp_whose(&e, n);
+    e.code = code;
+    if (n && n->start_ns)
+        e.latency_ns = e.time_ns - n->start_ns;
+    tcp_count(code ? KTOP_TN_CONNECTS_FAILED : KTOP_TN_CONNECTS);
+    if (!code && e.latency_ns)
+        tcp_latency_add(e.latency_ns);
+    if (n)
+        n->start_ns = e.time_ns;
+    tcp_send(&e);
+    return 0;
+}
+
+static __always_inline int tcp_accepted(struct sock *sk, struct tcp_sock *tp)
+{
+    struct ktop_tcp_event e = {};
+    struct ktop_tcp_note *n = tcp_note(sk, true);
+    tcp_about(&e, sk, KTOP_TCP_ACCEPT);
+    if (n) {
+        n->start_ns = e.time_ns;
+        n->flags = KTOP_TF_PASSIVE;
+    }
+    e.flags = KTOP_TF_PASSIVE;
+    e.latency_ns = (u64)(F(tp, srtt_us) >> 3) * 1000;  /* SYN-ACK to ACK: its first sample */
+    tcp_count(KTOP_TN_ACCEPTS);
+    tcp_send(&e);
+    return 0;
+}
+
+static __always_inline int tcp_closed(struct sock *sk, struct tcp_sock *tp, u32 from)
+{
+    struct ktop_tcp_event e = {};
+    struct ktop_tcp_note *n = tcp_note(sk, false);
+    tcp_about(&e, sk, KTOP_TCP_CLOSED);
+    tcp_whose(&e, n);
+    e.state = from;
+    e.code = F(sk, sk_err);
+    e.tx_bytes = F(tp, bytes_sent) - F(tp, bytes_retrans);
+    e.rx_bytes = tcp_rx_bytes(tp);
+    e.retrans = F(tp, total_retrans);
+    if (n && n->start_ns)
+        e.latency_ns = e.time_ns - n->start_ns;
+    tcp_count(KTOP_TN_CLOSES);
+    tcp_send(&e);
+    return 0;
+}
+
+/* connect, listen, close and shutdown change the state in the caller's context; packets do not. */
+static __always_inline int tcp_changed(struct sock *sk, struct tcp_sock *tp, u32 from, u32 to)
+{
+    struct ktop_tcp_note *n;
+    if (to == KTOP_TCP_SYN_SENT || to == KTOP_TCP_LISTEN) {
+        n = tcp_note(sk, true);
+        if (n) {
+            n->start_ns = bpf_ktime_get_ns();
+            n->flags = to == KTOP_TCP_SYN_SENT ? KTOP_TF_ACTIVE : 0;
+            tcp_own_current(n);
+        }
+        return 0;
+    }
+    if (from == KTOP_TCP_SYN_SENT) {
+        n = tcp_note(sk, false);
+        if (to == KTOP_TCP_ESTABLISHED)
+            return tcp_connected(sk, n, 0);
+        if (to == KTOP_TCP_CLOSE) {
+            int err = F(sk, sk_err);
+            return tcp_connected(sk, n, err ? err : -1);
+        }
+        return 0;
+    }
+    if (from == KTOP_TCP_SYN_RECV && to == KTOP_TCP_ESTABLISHED)
+        return tcp_accepted(sk, tp);
+    if (to == KTOP_TCP_FIN_WAIT1 || to == KTOP_TCP_LAST_ACK) {
+        n = tcp_note(sk, true);
+        if (n && !n->tgid)
+            tcp_own_current(n);
+        return 0;
+    }
+    if (to == KTOP_TCP_CLOSE && from != KTOP_TCP_LISTEN && from != KTOP_TCP_SYN_RECV)
+        return tcp_closed(sk, tp, from);
+    return 0;
+}
+
+static __always_inline struct tcp_sock *tcp_of(struct sock *sk)
+{
+#ifdef KTOP_TYPED
+    return bpf_skc_to_tcp_sock(sk);
+#else
+    return F(sk, sk_protocol) == 6 ? (struct tcp_sock *)sk : NULL;
+#endif
+}
+
+static __always_inline int tcp_state_of(struct sock *sk, u32 from, u32 to)
+{
+    struct tcp_sock *tp = tcp_of(sk);
+    return tp ? tcp_changed((struct sock *)tp, tp, from, to) : 0;
+}
+
+int tcp_state(u64 *ctx)
+{
+    return tcp_state_of((void *)ctx[0], ctx[1], ctx[2]);
+}
+
+static __always_inline u32 tcp_why(struct tcp_sock *tp)
+{
+#ifdef KTOP_TYPED
+    struct inet_connection_sock *icsk = (void *)tp;
+    u32 state = F((struct sock_common *)tp, skc_state), ca = icsk->icsk_ca_state;
+    if (state == KTOP_TCP_SYN_SENT)
+        return KTOP_WHY_SYN;
+    if (ca == 4)                         /* TCP_CA_Loss: a timeout, and what it declared lost */
+        return KTOP_WHY_RTO;
+    if (F(icsk, icsk_pending) == 5)      /* ICSK_TIME_LOSS_PROBE: set while the probe is sent */
+        return KTOP_WHY_TLP;
+    if (ca == 3)                         /* TCP_CA_Recovery */
+        return KTOP_WHY_FAST;
+#endif
+    return KTOP_WHY_UNKNOWN;
+}
+
+static __always_inline int tcp_resent(struct sock *sk, int err)
+{
+    struct tcp_sock *tp = tcp_of(sk);
+    if (!tp || err)
+        return 0;
+    u32 why = tcp_why(tp);
+    tcp_count(KTOP_TN_RETRANS + why);
+    if (!tcp_spend(KTOP_TC_RETRANS))
+        return 0;
+    struct ktop_tcp_event e = {};
+    tcp_about(&e, (struct sock *)tp, KTOP_TCP_RETRANSMIT);
+    tcp_whose(&e, tcp_note((struct sock *)tp, false));
+    e.code = why;
+    e.retrans = F(tp, total_retrans);
+    tcp_send(&e);
+    return 0;
+}
+
+int tcp_retrans(u64 *ctx)
+{
+#if KTOP_ARGS_tcp_retransmit_skb >= 3
+    return tcp_resent((void *)ctx[0], ctx[2]);
+#else
+    return tcp_resent((void *)ctx[0], 0);
+#endif
+}
+
+static __always_inline int tcp_synack_resent(struct sock *sk, struct request_sock *req)
+{
+    struct ktop_tcp_ends ends = {};
+    struct ktop_tcp_event e = {};
+    tcp_count(KTOP_TN_RETRANS + KTOP_WHY_SYNACK);
+    if (!tcp_spend(KTOP_TC_RETRANS))
+        return 0;
+    tcp_about(&e, sk, KTOP_TCP_RETRANSMIT);
+    tcp_ends(&ends, (struct sock_common *)req);
+    __builtin_memcpy(e.remote, ends.remote, 16);
+    __builtin_memcpy(e.local, ends.local, 16);
+    e.remote_port = ends.remote_port;
+    e.family = ends.family;
+    e.state = KTOP_TCP_SYN_RECV;
+    e.code = KTOP_WHY_SYNACK;
+    e.sk = 0;
+    tcp_send(&e);
+    return 0;
+}
+
+int tcp_synack(u64 *ctx)
+{
+    return tcp_synack_resent((void *)ctx[0], (void *)ctx[1]);
+}
+
+/* The addresses of a packet, whoever it belongs to. Returns its protocol, 0 when it is not IP. */
+static __always_inline u32 tcp_packet(struct ktop_tcp_event *e, struct sk_buff *skb)
+{
+    u16 protocol = F(skb, protocol), ports[2] = {};
+    unsigned char *at = (void *)F(skb, head);
+    u8 first = 0, next = 0;
+    u32 length = 40;
+    at += F(skb, network_header);
+    if (protocol == 0x0008) {            /* ETH_P_IP in network order */
+        bpf_probe_read_kernel(&first, 1, at);
+        bpf_probe_read_kernel(&next, 1, at + 9);
+        length = (first & 15) * 4;
+        if (next != 6 && next != 17)
+            return 0;
+        bpf_probe_read_kernel(e->remote, 4, at + 12);
+        bpf_probe_read_kernel(e->local, 4, at + 16);
+        e->family = KTOP_AF_INET;
+    } else if (protocol == 0xdd86) {     /* ETH_P_IPV6; extension headers are not followed */
+        bpf_probe_read_kernel(&next, 1, at + 6);
+        if (next != 6 && next != 17)
+            return 0;
+        bpf_probe_read_kernel(e->remote, 16, at + 8);
+        bpf_probe_read_kernel(e->local, 16, at + 24);
+        e->family = KTOP_AF_INET6;
+    } else {
+        return 0;
+    }
+    bpf_probe_read_kernel(ports, 4, at + length);
+    e->remote_port = ports[0] >> 8 | ports[0] << 8;  /* as received: from remote to local */
+    e->local_port = ports[1] >> 8 | ports[1] << 8;
+    return next;
+}
+
+static __always_inline u32 tcp_packet_netns(struct sk_buff *skb)
+{
+    struct net_device *dev = F(skb, dev);
+    struct net *net = PR(dev, nd_net);
+    return PR(net, ns.inum);
+}
+
+static __always_inline int tcp_reset(struct sock *sk, struct sk_buff *skb, u32 kind, int reason)
+{
+    struct ktop_tcp_event e = {};
+    struct tcp_sock *tp = sk ? tcp_of(sk) : NULL;
+    tcp_count(kind == KTOP_TCP_RESET_SENT ? KTOP_TN_RESETS_SENT : KTOP_TN_RESETS_RECEIVED);
+    if (!tcp_spend(KTOP_TC_DROPS))
+        return 0;
+    if (tp) {
+        tcp_about(&e, (struct sock *)tp, kind);
+        tcp_whose(&e, tcp_note((struct sock *)tp, false));
+    }
+    if (skb && (!tp || e.state == KTOP_TCP_LISTEN)) {
+        tcp_packet(&e, skb);
+        if (!e.netns)
+            e.netns = tcp_packet_netns(skb);
+    }
+    e.time_ns = bpf_ktime_get_ns();
+    e.kind = kind;
+    e.code = reason;
+    e.stack = -1;
+    tcp_send(&e);
+    return 0;
+}
+
+int tcp_rst_out(u64 *ctx)
+{
+#if KTOP_ARGS_tcp_send_reset >= 3
+    return tcp_reset((void *)ctx[0], (void *)ctx[1], KTOP_TCP_RESET_SENT, ctx[2]);
+#else
+    return tcp_reset((void *)ctx[0], (void *)ctx[1], KTOP_TCP_RESET_SENT, -1);
+#endif
+}
+
+int tcp_rst_in(u64 *ctx)
+{
+    return tcp_reset((void *)ctx[0], NULL, KTOP_TCP_RESET_RECEIVED, -1);
+}
+
+/* -- drops: counted by reason, place and namespace; the stack once per place ---------------------*/
+
+struct ktop_tcp_drop {
+    u32 reason;
+    s32 stack;
+    u64 location;
+    u32 netns, protocol;
+};
+_Static_assert(sizeof(struct ktop_tcp_drop) == KTOP_TCP_DROP_KEY_SIZE, "tcp_layer.DROP_KEY");
+BPF_TABLE("lru_hash", struct ktop_tcp_drop, u64, tcp_drops, 4096);
+BPF_STACK_TRACE(tcp_stacks, KTOP_TCP_STACKS);
+
+static __always_inline bool tcp_is_ip(struct sk_buff *skb)
+{
+    u16 protocol = F(skb, protocol);
+    return protocol == 0x0008 || protocol == 0xdd86;
+}
+
+static __always_inline int tcp_dropped(struct sk_buff *skb, u64 location, u32 reason, s32 stack)
+{
+    struct ktop_tcp_event e = {};
+    struct ktop_tcp_drop key = {.reason = reason, .stack = stack, .location = location};
+    u64 one = 1;
+    key.protocol = tcp_packet(&e, skb);
+    if (!key.protocol)
+        return 0;
+    struct sock *sk = F(skb, sk);
+    if (sk) {
+        struct net *net = PR((struct sock_common *)sk, skc_net);
+        key.netns = PR(net, ns.inum);
+    } else {
+        key.netns = tcp_packet_netns(skb);
+    }
+    tcp_count(KTOP_TN_DROPS);
+    u64 *n = tcp_drops.lookup(&key);
+    if (n)
+        __sync_fetch_and_add(n, 1);
+    else
+        tcp_drops.update(&key, &one);
+    if (!tcp_spend(KTOP_TC_DROPS))
+        return 0;
+    e.sk = (u64)sk;
+    e.time_ns = bpf_ktime_get_ns();
+    e.kind = KTOP_TCP_DROP;
+    e.netns = key.netns;
+    e.code = reason;
+    e.stack = stack;
+    e.state = key.protocol;
+    e.tx_bytes = location;
+    tcp_send(&e);
+    return 0;
+}
+
+int tcp_drop(u64 *ctx)
+{
+    struct sk_buff *skb = (void *)ctx[0];
+    u32 reason = 0;
+    if (!tcp_is_ip(skb))
+        return 0;
+#if KTOP_ARGS_kfree_skb >= 3             /* 5.17, c504e5c2f964 */
+    reason = ctx[2];
+#ifdef KTOP_HAS_SKB_CONSUMED
+    if (reason == SKB_CONSUMED)
+        return 0;
+#endif
+#endif
+    s32 stack = tcp_stacks.get_stackid(ctx, 0);
+    return tcp_dropped(skb, ctx[1], reason, stack);
+}
