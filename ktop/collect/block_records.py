@@ -1,0 +1,199 @@
+"""What block.bpf.c keeps, as differences from tick to tick, and its slow requests as rows."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ktop import hist
+from ktop.bpf.block_layer import (
+    OP_STRUCT,
+    OP_TOTALS,
+    OPS,
+    PROC_STRUCT,
+    SLOW_DIVIDED,
+    SLOW_OWNED,
+    SLOW_STRUCT,
+)
+from ktop.bpf.layout import HIST_SLOTS, TASK_HIST_SLOTS
+from ktop.collect.events import errno_name
+from ktop.model_block import OPERATIONS, BlockOp, BlockUser, SlowIo
+from ktop.parts import Hist
+from ktop.text import comm
+
+_KEY = struct.Struct("@II")
+_WHO = struct.Struct("@QII")
+_REQUESTS = struct.Struct("@3Q")
+_N = len(OP_TOTALS)
+# REQ_* flags: positions in enum req_flag_bits, the same since 4.8 (include/linux/blk_types.h)
+_FLAGS = ((11, "sync"), (12, "meta"), (17, "fua"), (19, "ahead"), (20, "background"))
+# blk_status_t (since 5.16 the tracepoint's error, before an errno) as block/blk-core.c has it
+_STATUS = {1: "EOPNOTSUPP", 2: "ETIMEDOUT", 3: "ENOSPC", 4: "ENOLINK", 5: "EREMOTEIO",
+           6: "EBADE", 7: "ENODATA", 8: "EILSEQ", 9: "ENOMEM", 10: "EIO", 12: "EAGAIN",
+           13: "EBUSY"}
+
+
+def op_name(op: int) -> str:
+    """`read` for 0; the number where it has no name."""
+    return OPS.get(op, f"op {op}")
+
+
+def op_order(op: str) -> tuple[int, str]:
+    """Reads and writes first."""
+    return (OPERATIONS.index(op) if op in OPERATIONS else len(OPERATIONS)), op
+
+
+def error_name(error: int) -> str | None:
+    """errno's name of a completion's error; None for none."""
+    if not error:
+        return None
+    return errno_name(error) if error < 0 else _STATUS.get(error, f"status {error}")
+
+
+class Op(NamedTuple):
+    """struct ktop_block_op, totals since it was loaded."""
+
+    totals: tuple[int, ...]
+    longest: tuple[int, ...]   # of two ticks: epoch, queue, device, total
+    hists: tuple[tuple[int, ...], ...]  # queue, device, total
+
+
+def decode_op(raw: bytes | memoryview) -> Op:
+    """One value of block_ops."""
+    v = OP_STRUCT.unpack(raw)
+    at = _N + 8
+    return Op(v[:_N], v[_N:at], tuple(
+        v[at + i * HIST_SLOTS:at + (i + 1) * HIST_SLOTS] for i in range(3)))
+
+
+_NOTHING = Op((0,) * _N, (0,) * 8, ((0,) * HIST_SLOTS,) * 3)
+
+
+def _grown(new: Sequence[int], old: Sequence[int], total_ns: int,
+           longest: int | None) -> Hist | None:
+    counts = {i: (a - b) & 0xFFFFFFFF for i, (a, b) in enumerate(zip(new, old, strict=True))
+              if a != b}
+    if not counts:
+        return None
+    if longest is not None and longest < hist.bounds(max(counts))[0]:
+        longest = None  # two CPUs wrote at once, or the request ended between the two reads
+    return Hist(counts, total_ns, longest)
+
+
+class Ops:
+    """Operations by device."""
+
+    def __init__(self) -> None:
+        self._last: dict[bytes, Op] | None = None
+
+    def update(self, found: list[tuple[bytes, memoryview]], epoch: int,
+               interval: int | None) -> dict[int, list[BlockOp]]:
+        """Rows by MKDEV number, for all operations seen since the start. `epoch`: of the tick that
+        ends now."""
+        old, self._last = self._last, {key: decode_op(raw) for key, raw in found}
+        rows: dict[int, list[BlockOp]] = {}
+        if old is None or not interval:
+            return rows
+        for key, op in self._last.items():
+            dev, number = _KEY.unpack(key)
+            rows.setdefault(dev, []).append(
+                _op_row(op_name(number), op, old.get(key, _NOTHING), epoch, 1e9 / interval))
+        for ops in rows.values():
+            ops.sort(key=lambda op: op_order(op.op))
+        return rows
+
+
+def _op_row(name: str, new: Op, old: Op, epoch: int, scale: float) -> BlockOp:
+    d = dict(zip(OP_TOTALS, (a - b for a, b in zip(new.totals, old.totals, strict=True)),
+                 strict=True))
+    at = 4 * (epoch & 1)
+    seen = new.longest[at] == epoch
+    longest = [new.longest[at + 1 + i] if seen else None for i in range(3)]
+    queue, device, total = (
+        _grown(a, b, d[f"{kind}_ns"], most) for a, b, kind, most in zip(
+            new.hists, old.hists, ("queue", "device", "total"), longest, strict=True))
+    return BlockOp(
+        op=name, per_s=d["requests"] * scale, bytes_per_s=d["bytes"] * scale,
+        errors_per_s=d["errors"] * scale, queue=queue, device=device, total=total,
+        unstamped_per_s=d["unstamped"] * scale, undivided_per_s=d["undivided"] * scale)
+
+
+class Users:
+    """Requests by process and cgroup."""
+
+    def __init__(self) -> None:
+        self._last: dict[bytes, tuple[int, ...]] | None = None
+
+    def update(self, found: list[tuple[bytes, memoryview]], interval: int | None
+               ) -> list[BlockUser]:
+        """A row for each whose requests ended in the interval."""
+        old, self._last = self._last, {}
+        rows = []
+        for key, raw in found:
+            before = old.get(key) if old is not None else None
+            if before is not None and before[:3] == _REQUESTS.unpack_from(raw):
+                self._last[key] = before
+                continue
+            value = self._last[key] = PROC_STRUCT.unpack(raw)
+            if old is None or not interval:
+                continue
+            rows.append(_user_row(key, value, before, 1e9 / interval))
+        return rows
+
+
+def _user_row(key: bytes, new: tuple[int, ...], old: tuple[int, ...] | None,
+              scale: float) -> BlockUser:
+    if old is None or any(a < b for a, b in zip(new[:9], old[:9], strict=True)):
+        old = (0,) * len(new)  # new, or forgotten and seen again
+    cgroup, pid, _ = _WHO.unpack(key)
+    d = [a - b for a, b in zip(new[:9], old[:9], strict=True)]
+    counts = {i: a - b for i, (a, b) in enumerate(zip(
+        new[9:9 + TASK_HIST_SLOTS], old[9:9 + TASK_HIST_SLOTS], strict=True)) if a > b}
+    name = new[-1]
+    return BlockUser(
+        cgroup=cgroup, pid=pid, comm=comm(name if isinstance(name, bytes) else b""),
+        reads_per_s=d[0] * scale, writes_per_s=d[1] * scale, others_per_s=d[2] * scale,
+        read_bytes_per_s=d[3] * scale, write_bytes_per_s=d[4] * scale,
+        read_ns=d[6] / d[0] if d[0] and d[6] else None,
+        write_ns=d[7] / d[1] if d[1] and d[7] else None,
+        latency=Hist(counts, sum(d[6:9])) if counts else None)
+
+
+def _mean(pairs: list[tuple[float, float | None]]) -> float | None:
+    """Mean of latencies weighted by rates; None where none is known."""
+    known = [(rate, ns) for rate, ns in pairs if ns is not None]
+    weight = sum(rate for rate, _ in known)
+    return sum(rate * ns for rate, ns in known) / weight if weight else None
+
+
+def by_cgroup(users: list[BlockUser]) -> list[BlockUser]:
+    """The same requests, folded by cgroup."""
+    found: dict[int, list[BlockUser]] = {}
+    for user in users:
+        found.setdefault(user.cgroup, []).append(user)
+    return [BlockUser(
+        cgroup=cgroup, comm="",
+        reads_per_s=sum(u.reads_per_s for u in us), writes_per_s=sum(u.writes_per_s for u in us),
+        others_per_s=sum(u.others_per_s for u in us),
+        read_bytes_per_s=sum(u.read_bytes_per_s for u in us),
+        write_bytes_per_s=sum(u.write_bytes_per_s for u in us),
+        read_ns=_mean([(u.reads_per_s, u.read_ns) for u in us]),
+        write_ns=_mean([(u.writes_per_s, u.write_ns) for u in us]),
+        latency=hist.merge(u.latency for u in us if u.latency) if any(
+            u.latency for u in us) else None) for cgroup, us in found.items()]
+
+
+def slow_row(raw: bytes, wall_offset: int, name_of: Callable[[int], str]) -> SlowIo:
+    """One record of the ring. name_of: a device's name by its MKDEV number."""
+    (time_ns, queue, device, total, cgroup, sector, dev, part, op, flags, size, pid, error, known,
+     name) = SLOW_STRUCT.unpack_from(raw)
+    row = SlowIo(
+        time_ns=time_ns + wall_offset, device=name_of(dev), op=op_name(op), sector=sector,
+        bytes=size, total_ns=total, part=name_of(part) if part != dev else None,
+        flags=" ".join(word for bit, word in _FLAGS if flags >> bit & 1), error=error_name(error))
+    if known & SLOW_DIVIDED:
+        row.queue_ns, row.device_ns = queue, device
+    if known & SLOW_OWNED:
+        row.pid, row.comm, row.cgroup = pid, comm(name), cgroup
+    return row
