@@ -8,8 +8,8 @@ from __future__ import annotations
 from ktop.bpf.layout import packer
 from ktop.bpf.probes import Probe
 
-_TAX = ("while attached every syscall of the host takes the slow path and two early-outs (about 150 ns "
-        "here, bench/files.py); a file operation some hundred ns more")
+_TAX = ("while attached every syscall of the host takes the slow path and two early-outs, a file "
+        "operation some hundred ns more (bench/files.py)")
 
 PROBES: tuple[Probe, ...] = (
     Probe("fs_enter", "files", "tp", "sys_enter",
@@ -22,7 +22,8 @@ PROBES: tuple[Probe, ...] = (
           "none", "as fs_enter; a syscall entered before somebody looked", _TAX),
     Probe("fs_throttle", "files", "tp", "balance_dirty_pages",
           "who is made to wait because too much is dirty",
-          "none: only how much is dirty, from /proc/vmstat", "pauses of the kernel's own writeback"),
+          "none: only how much is dirty, from /proc/vmstat",
+          "nothing"),
     Probe("fs_fds", "files", "iter", "task",
           "open descriptors and their limit of every process",
           "entries of /proc/PID/fd (stat(2) gives their number since 6.2), limit by prlimit(2)",

@@ -1,10 +1,39 @@
-"""Files layer: kernel data -> rows."""
+"""Files layer: kernel data -> rows. Syscalls only while it is watched, the rest always."""
 
 from __future__ import annotations
 
+import sys
+
+from ktop.bpf import syscall
 from ktop.bpf.engine import Engine
+from ktop.bpf.files_layer import (
+    CONFIG_STRUCT,
+    COUNTERS,
+    KIND_FILE,
+    KIND_FILESYSTEM,
+    KIND_PROCESS,
+    OPS,
+    SYSCALLS,
+)
+from ktop.bpf.ringbuf import RingBuffer
+from ktop.collect import files_fds
+from ktop.collect.files_cache import Pauses, page_cache
+from ktop.collect.files_events import FileEvents, OpenFolds
+from ktop.collect.files_mounts import Mountinfo
+from ktop.collect.files_ops import Counters, Grown, HostTotals, busiest, operations
 from ktop.collect.layer import Tick
 from ktop.model import Files
+from ktop.model_files import (
+    EVENTS_PER_FRAME,
+    ROWS_PER_FRAME,
+    FileProcess,
+    FileRow,
+    FileSystem,
+    MountEvent,
+)
+from ktop.text import comm
+
+THRESHOLD_NS = 10_000_000
 
 
 class FilesLayer:
@@ -14,16 +43,160 @@ class FilesLayer:
         self._engine = engine
         self.lost = 0
         self.lost_total = 0
+        self._threshold = THRESHOLD_NS
+        self._since = 0
+        self._epoch = 1
+        self._was_live = False
+        self._maps = engine.loaded.maps if engine is not None else {}
+        self._events = FileEvents(engine.loaded.syscalls if engine is not None else {})
+        self._counters = dict.fromkeys(COUNTERS, 0)
+        self._ops, self._host, self._folds = Counters(), HostTotals(), OpenFolds()
+        self._fds, self._pauses, self._mountinfo = (
+            files_fds.DescriptorTable(), Pauses(), Mountinfo())
+        ring = self._maps.get("files_events")
+        self._ring = RingBuffer(ring.fd, ring.max_entries) if ring else None
+        if engine is not None and "fs_op" in self._maps:
+            for number, name in engine.loaded.syscalls.items():
+                if name in SYSCALLS and number < 1024:
+                    syscall.map_update(self._maps["fs_op"].fd, number.to_bytes(4, sys.byteorder),
+                                       bytes([OPS.index(SYSCALLS[name])]))
+        self._configure()
+
+    def _configure(self) -> None:
+        if "fs_config" in self._maps:
+            syscall.map_update(self._maps["fs_config"].fd, bytes(4),
+                               CONFIG_STRUCT.pack(self._threshold, self._since, self._epoch, 0))
+
+    def set_threshold(self, ns: int) -> None:
+        """Reads, writes and fsyncs that take at least this long are slow."""
+        self._threshold = max(0, ns)
+        self._configure()
 
     def drain(self) -> None:
-        """Nothing is buffered."""
+        """Take what is in the ring."""
+        if self._ring is not None:
+            self._events.take(self._ring.drain())
 
     def update(self, tick: Tick) -> Files:
         """One tick."""
-        return Files()
+        live = self._engine is not None and self._engine.live("fs_exit")
+        files = Files(watched=live, threshold_ns=self._threshold, cache=page_cache())
+        self.drain()
+        if live:
+            # in the first tick since somebody looks, the interval is not all ours
+            interval = tick.interval_ns if self._was_live else None
+            self._watched(files, tick, interval)
+        elif self._was_live:
+            self._since = tick.now  # what is under way now is not timed by the next session
+            self._configure()
+        self._count(files, tick.interval_ns)
+        self._was_live = live
+        self._always(files, tick)
+        wall = tick.wall_offset
+        files.slow, cut = self._events.slow(wall, EVENTS_PER_FRAME)
+        files.slow_cut += cut
+        files.opens = self._events.opens(wall, EVENTS_PER_FRAME)
+        files.opens_cut = max(0, files.opens_cut - len(files.opens))
+        files.mounts = self._mounts(tick)
+        return files
 
-    def set_threshold(self, ns: int) -> None:
-        """Nothing is slow yet."""
+    # -- while watched -------------------------------------------------------------------------
+
+    def _watched(self, files: Files, tick: Tick, interval: int | None) -> None:
+        assert self._engine is not None
+        epoch, self._epoch = self._epoch, self._epoch + 1
+        self._configure()
+        files.host = self._host.update(self._engine.read_percpu("fs_hosts"), epoch, interval)
+        changes = self._ops.update(self._engine.read_hash("fs_stats"),
+                                   self._engine.read_hash("fs_hists"), epoch)
+        self._folds.update(self._engine.read_hash("fs_opens"), tick.now)
+        files.folds, files.folds_cut = self._folds.rows(
+            tick.now, self._events.paths, ROWS_PER_FRAME)
+        if interval is None:
+            return
+        kinds: dict[int, list[Grown]] = {KIND_FILE: [], KIND_PROCESS: [], KIND_FILESYSTEM: []}
+        for change in changes:
+            kinds[change.key.kind].append(change)
+        found, files.rows_cut = busiest(kinds[KIND_FILE], ROWS_PER_FRAME)
+        files.rows = [self._file(change, interval) for change in found]
+        found, files.processes_cut = busiest(kinds[KIND_PROCESS], ROWS_PER_FRAME)
+        files.processes = [self._process(change, tick, interval) for change in found]
+        types = {row.dev: row.fstype for row in files.rows}
+        mounted = self._mountinfo.by_device()
+        for change in kinds[KIND_FILESYSTEM][:ROWS_PER_FRAME]:
+            dev = device(change.key.dev)
+            at = mounted.get(dev)
+            files.filesystems.append(FileSystem(
+                dev=dev, ops=operations(change, self._ops.histograms(change), interval),
+                fstype=at.fstype if at else types.get(dev), mount=at.target if at else None,
+                source=at.source if at else None))
+
+    def _file(self, change: Grown, interval: int) -> FileRow:
+        name = self._events.names.get(change.raw_key)
+        return FileRow(
+            path=name.path if name else None, dev=device(change.key.dev), ino=change.key.id,
+            ops=operations(change, self._ops.histograms(change), interval),
+            fstype=name.fstype if name else None, deleted=bool(name and name.deleted),
+            whole=name.whole if name else True, generation=change.key.generation)
+
+    def _process(self, change: Grown, tick: Tick, interval: int) -> FileProcess:
+        pid = change.key.id
+        row = tick.process(pid)
+        return FileProcess(
+            pid=pid, comm=row.comm if row else comm(change.comm),
+            ops=operations(change, self._ops.histograms(change), interval),
+            cgroup=row.cgroup if row and row.cgroup is not None else change.cgroup or None)
+
+    # -- always --------------------------------------------------------------------------------
+
+    def _count(self, files: Files, interval: int | None) -> None:
+        """The kernel side's own totals: what was lost, cut, dropped."""
+        if self._engine is None or "fs_counters" not in self._maps:
+            return
+        sums = [sum(int.from_bytes(cpu[:8], sys.byteorder) for cpu in
+                    self._engine.read_percpu("fs_counters", i)) for i in range(len(COUNTERS))]
+        new = dict(zip(COUNTERS, sums, strict=True))
+        old, self._counters = self._counters, new
+        self.lost = new["lost"] - old["lost"]
+        self.lost_total = new["lost"]
+        files.slow_total = new["slow"]
+        files.slow_cut = new["slow_cut"] - old["slow_cut"]
+        files.opens_cut = new["opens"] - old["opens"]  # those shown are taken off later
+        if interval and self._was_live:
+            failed = new["opens_failed"] - old["opens_failed"]
+            files.opens_failed_per_s = failed * 1e9 / interval
+        files.files_dropped = max(0, new["keys"] - self._ops.entries)
+
+    def _always(self, files: Files, tick: Tick) -> None:
+        engine = self._engine
+        if self._fds.due(tick.now):
+            records = (files_fds.decode(engine.read_iter("fs_fds"))
+                       if engine is not None and engine.live("fs_fds")
+                       else files_fds.from_proc(tick.processes, tick.now))
+            self._fds.sample(records, tick.now, ROWS_PER_FRAME)
+        files.descriptors, files.descriptors_cut = self._fds.rows()
+        files.descriptors_host, files.descriptors_max = files_fds.host_descriptors()
+        if engine is not None and engine.live("fs_throttle") and files.cache is not None:
+            files.cache.throttled = self._pauses.update(
+                engine.read_hash("fs_pauses"), tick.interval_ns, self._fds.hz)
+
+    def _mounts(self, tick: Tick) -> list[MountEvent]:
+        """Syscalls with who made them; mountinfo has those that no syscall here explains."""
+        events = self._events.mounts(tick.wall_offset)
+        known = {(e.op.startswith("umount"), e.target) for e in events if e.error is None}
+        for change in self._mountinfo.changes(tick.now + tick.wall_offset):
+            if (change.op == "unmounted", change.target) not in known:
+                events.append(change)
+        return events[-EVENTS_PER_FRAME:]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Let go of the ring and the mount table."""
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+        self._mountinfo.close()
+
+
+def device(number: int) -> str:
+    """A kernel dev_t (20 bits of minor) as "major:minor"."""
+    return f"{number >> 20}:{number & 0xFFFFF}"
