@@ -8,14 +8,18 @@ stays a gap: columns without a tick are None, not zero.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ktop import hist
-from ktop.model import Frame, Hist, ProcessEvent
+from ktop.model import Block, Frame, Hist, ProcessEvent
+from ktop.model_block import SlowIo
 
 SECOND = 1_000_000_000
 SPAN_NS = 600 * SECOND
 EVENTS = 5_000
+BLOCK_HISTS = 6  # histograms of the busiest (device, operation) pairs kept of a tick
+SLOW_IOS = 2_000
 ARGS = 512  # characters of a command line remembered for its exit
 
 
@@ -23,7 +27,8 @@ ARGS = 512  # characters of a command line remembered for its exit
 class Tick:
     """One frame's figures. It speaks for the time (at_ns - interval_ns, at_ns].
 
-    busy_pct: per CPU, 100 - idle - iowait. Units and None as in the model.
+    busy_pct: per CPU, 100 - idle - iowait. block: device time by (device, operation), of the
+    BLOCK_HISTS busiest pairs. Units and None as in the model.
     """
 
     at_ns: int
@@ -39,6 +44,7 @@ class Tick:
     tasks: int
     busy_pct: dict[int, float | None]
     runq_len: dict[int, float | None]
+    block: dict[tuple[str, str], Hist] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,24 @@ class FeedEvent:
     args: str | None = None
 
 
+@dataclass(frozen=True)
+class SlowEvent:
+    """A slow block request with the number it got here: its identity in the feed."""
+
+    serial: int
+    io: SlowIo
+
+
+def _block_hists(block: Block | None) -> dict[tuple[str, str], Hist] | None:
+    """Device time (the total where it is not known apart) of the busiest operations."""
+    if block is None or not any(device.ops for device in block.devices):
+        return None
+    found = sorted(((op.per_s, device.name, op.op, hist_of) for device in block.devices
+                    for op in device.ops if (hist_of := op.device or op.total)),
+                   key=lambda item: -item[0])
+    return {(device, op): hist_of for _, device, op, hist_of in found[:BLOCK_HISTS]}
+
+
 def _busy(idle: float | None, iowait: float | None) -> float | None:
     return None if idle is None else max(0.0, 100.0 - idle - (iowait or 0.0))
 
@@ -64,6 +88,7 @@ class History:
         self.span_ns = span_ns
         self.ticks: deque[Tick] = deque()
         self._events: deque[FeedEvent] = deque(maxlen=events)
+        self._slow: deque[SlowEvent] = deque(maxlen=SLOW_IOS)
         self._args: dict[int, str] = {}  # of running processes, by pid
         self._serial = 0
         self._monotonic_ns: int | None = None
@@ -74,6 +99,7 @@ class History:
         """Forget everything: another host, or a jump in a recording."""
         self.ticks.clear()
         self._events.clear()
+        self._slow.clear()
         self._args.clear()
         self._monotonic_ns = None
         self._suspended_ns = 0
@@ -97,13 +123,16 @@ class History:
             sched.switches_per_s, sched.migrations_per_s, processes.forks_per_s,
             processes.execs_per_s, processes.exits_per_s, len(processes.rows),
             {c.cpu: _busy(c.idle_pct, c.iowait_pct) for c in frame.cpus},
-            {c.cpu: c.runq_len for c in frame.cpus}))
+            {c.cpu: c.runq_len for c in frame.cpus}, _block_hists(frame.block)))
         while self.ticks[0].at_ns < at_ns - self.span_ns:
             self.ticks.popleft()
         for event in processes.events:
             self._serial += 1
             self._events.append(FeedEvent(self._serial, event, self._arguments(event)))
         self.events_cut += processes.events_cut
+        for io in frame.block.slow if frame.block else ():
+            self._serial += 1
+            self._slow.append(SlowEvent(self._serial, io))
 
     def _arguments(self, event: ProcessEvent) -> str | None:
         """An exit knows its command's name only: the command line is from its execution."""
@@ -124,10 +153,27 @@ class History:
         """Executions and exits, newest first."""
         return list(reversed(self._events))
 
-    def runq_columns(self, columns: int, span_ns: int) -> list[Hist | None]:
-        """Run queue latency over the last `span_ns`, oldest first, in `columns` equal parts.
+    def slow_ios(self) -> list[SlowEvent]:
+        """Slow block requests, newest first."""
+        return list(reversed(self._slow))
 
-        Parts begin at multiples of their own length, so that a tick changes the newest one only.
+    def runq_columns(self, columns: int, span_ns: int) -> list[Hist | None]:
+        """Run queue latency over the last `span_ns`, oldest first, in `columns` equal parts."""
+        return self._columns(lambda tick: tick.runq, columns, span_ns)
+
+    def block_columns(self, device: str, op: str, columns: int,
+                      span_ns: int) -> list[Hist | None]:
+        """The same for the device time of one operation on one device. Ticks in which it was not
+        done, or not among the busiest, are empty, not unknown."""
+        nothing = Hist({})
+        return self._columns(
+            lambda tick: None if tick.block is None else tick.block.get((device, op), nothing),
+            columns, span_ns)
+
+    def _columns(self, get: Callable[[Tick], Hist | None], columns: int,
+                 span_ns: int) -> list[Hist | None]:
+        """Parts begin at multiples of their own length, so that a tick changes the newest one only.
+
         None: no histogram in that time. A tick longer than a part fills every part it spans.
         """
         if not self.ticks or columns <= 0:
@@ -139,11 +185,12 @@ class History:
             spanned = _parts(tick, length)
             if spanned[-1] < oldest:
                 break
-            if tick.runq is None or not tick.interval_ns:
+            found = get(tick)
+            if found is None or not tick.interval_ns:
                 continue
             for part in spanned:
                 if oldest <= part < oldest + columns:
-                    parts[part - oldest].append(tick.runq)
+                    parts[part - oldest].append(found)
         return [hist.merge(found) if found else None for found in parts]
 
 
