@@ -15,8 +15,8 @@ class FileOps(Part):
     read: read pread64 readv preadv preadv2; write: their likes; fsync: fsync fdatasync
     sync_file_range; open: open openat openat2 creat. errors: those that failed, EAGAIN apart.
     read, write, fsync: latency. A histogram is None where nothing ran or none was kept (only the
-    2,048 files and processes used last have one). busy_ns: time
-    spent in all of them together.
+    2,048 files and processes used last have one). inside: mean number of
+    threads inside these syscalls (rate x mean latency).
     """
 
     reads_per_s: float | None = None
@@ -29,7 +29,7 @@ class FileOps(Part):
     read: Hist | None = None
     write: Hist | None = None
     fsync: Hist | None = None
-    busy_ns: int = 0
+    inside: float | None = None
 
 
 class FileRow(Part):

@@ -121,7 +121,7 @@ class FilesLayer:
         files.rows = [self._file(change, interval) for change in found]
         found, files.processes_cut = busiest(kinds[KIND_PROCESS], ROWS_PER_FRAME)
         files.processes = [self._process(change, tick, interval) for change in found]
-        types = {row.dev: row.fstype for row in files.rows}
+        types = {row.dev: row.fstype for row in files.rows if row.fstype}
         mounted = self._mountinfo.by_device()
         for change in kinds[KIND_FILESYSTEM][:ROWS_PER_FRAME]:
             dev = device(change.key.dev)

@@ -36,7 +36,7 @@ class Grown(NamedTuple):
     n: tuple[int, ...]
     errors: tuple[int, ...]
     ns: tuple[int, ...]
-    bytes: tuple[int, ...]
+    moved: tuple[int, ...]
     longest: tuple[int, ...]
     cgroup: int
     comm: bytes
@@ -128,13 +128,14 @@ def busiest(changes: list[Grown], most: int) -> tuple[list[Grown], int]:
 def operations(change: Grown, hists: list[Hist | None], interval_ns: int | None) -> FileOps:
     """One row's figures. Without an interval there are no rates."""
     read, write, fsync = hists
-    ops = FileOps(read=read, write=write, fsync=fsync, busy_ns=sum(change.ns))
+    ops = FileOps(read=read, write=write, fsync=fsync)
     if interval_ns:
         per = 1e9 / interval_ns
+        ops.inside = sum(change.ns) / interval_ns
         ops.reads_per_s, ops.writes_per_s, ops.fsyncs_per_s, ops.opens_per_s = (
             n * per for n in change.n)
         ops.errors_per_s = sum(change.errors) * per
-        ops.read_bytes_per_s, ops.write_bytes_per_s = (n * per for n in change.bytes)
+        ops.read_bytes_per_s, ops.write_bytes_per_s = (n * per for n in change.moved)
     return ops
 
 

@@ -1,0 +1,75 @@
+"""What the Files pane remembers of past Frames: feeds of slow operations, opens and mounts. Bounded.
+
+Part of ktop/history.py.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from ktop.model import Hist
+from ktop.model_files import Files, MountEvent, OpenEvent, SlowOp
+
+T = TypeVar("T")
+SLOW, OPENS, MOUNTS = 2_000, 2_000, 500
+
+
+@dataclass(frozen=True)
+class Fed(Generic[T]):
+    """An event with the number it got here: its identity in the feed."""
+
+    serial: int
+    event: T
+
+
+class Feed(Generic[T]):
+    """The last events of one kind."""
+
+    def __init__(self, most: int) -> None:
+        self._events: deque[Fed[T]] = deque(maxlen=most)
+        self.serial = 0
+
+    def add(self, events: list[T]) -> None:
+        """Take events, oldest first."""
+        for event in events:
+            self.serial += 1
+            self._events.append(Fed(self.serial, event))
+
+    def newest_first(self) -> list[Fed[T]]:
+        """All that is remembered."""
+        return list(reversed(self._events))
+
+    def clear(self) -> None:
+        """Forget everything; numbers go on."""
+        self._events.clear()
+
+
+class FileFeeds:
+    """The feeds of the files layer."""
+
+    def __init__(self) -> None:
+        self.slow: Feed[SlowOp] = Feed(SLOW)
+        self.opens: Feed[OpenEvent] = Feed(OPENS)
+        self.mounts: Feed[MountEvent] = Feed(MOUNTS)
+
+    def add(self, files: Files | None) -> None:
+        """Take a frame's events."""
+        if files is not None:
+            self.slow.add(files.slow)
+            self.opens.add(files.opens)
+            self.mounts.add(files.mounts)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for feed in (self.slow, self.opens, self.mounts):
+            feed.clear()
+
+
+def file_hists(files: Files | None) -> dict[str, Hist]:
+    """Latency on the whole host by operation; none while nobody looks."""
+    if files is None or files.host is None or files.host.reads_per_s is None:
+        return {}
+    return {"read": files.host.read or Hist({}), "write": files.host.write or Hist({}),
+            "fsync": files.host.fsync or Hist({})}
