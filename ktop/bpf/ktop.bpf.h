@@ -27,10 +27,15 @@
 
 #define KTOP_PF_KTHREAD 0x00200000
 
+/* An index below the constant `limit`, tested against an immediate: clang would test one copy of a
+ * register and use another, or compare two registers, which verifiers of 6.1 and older lose. */
+#define bounded(index, limit) ({ u64 i_ = (index); \
+    asm volatile("if %0 < %1 goto +1\n\t%0 = %2" : "+r"(i_) : "i"(limit), "i"((limit) - 1)); i_; })
+
 /* Bucket of a latency, as ktop/hist.py numbers them: 0 is under 2^SHIFT ns, then 2^SUB an octave. */
-static __always_inline u32 hist_slot(u64 ns, u32 slots)
+static __always_inline u64 hist_slot(u64 ns, const u32 slots)
 {
-    u32 octave = 0, slot;
+    u32 octave = 0;
     u64 v = ns >> KTOP_HIST_SHIFT;
     if (!v)
         return 0;
@@ -40,9 +45,8 @@ static __always_inline u32 hist_slot(u64 ns, u32 slots)
     if (v >> 4) { v >>= 4; octave += 4; }
     if (v >> 2) { v >>= 2; octave += 2; }
     octave += v >> 1;
-    slot = 1 + (octave << KTOP_HIST_SUB)
-         + ((ns >> (octave + KTOP_HIST_SHIFT - KTOP_HIST_SUB)) & ((1 << KTOP_HIST_SUB) - 1));
-    return slot < slots ? slot : slots - 1;
+    return bounded(1 + (octave << KTOP_HIST_SUB) + ((ns >> (octave + KTOP_HIST_SHIFT
+                   - KTOP_HIST_SUB)) & ((1 << KTOP_HIST_SUB) - 1)), slots);
 }
 
 /* Which cgroup a task is in: the v2 hierarchy's, or with v1 the cpu controller's. The id is the

@@ -69,12 +69,11 @@ static __always_inline void leave(struct task_struct *prev, struct ktop_cpu *cpu
     }
     u64 delay = F(prev, sched_info.run_delay);
     u64 wait = delay - a->run_delay_ns;
-    u32 slot = hist_slot(wait, KTOP_HIST_SLOTS);
+    u64 slot = hist_slot(wait, KTOP_HIST_SLOTS);
     a->run_delay_ns = delay;
-    a->hist[slot < KTOP_TASK_HIST_SLOTS ? slot : KTOP_TASK_HIST_SLOTS - 1]++;
+    a->hist[bounded(slot, KTOP_TASK_HIST_SLOTS)]++;
     a->dirty = 1;
-    if (slot < KTOP_HIST_SLOTS)
-        cpu->hist[slot]++;
+    cpu->hist[slot]++;
     cpu->waits++;
     cpu->wait_ns += wait;
     if (slot)
@@ -136,9 +135,7 @@ static __always_inline int sample_runqlen(void)
     u32 n = PR(rq, nr_running);
     if (!cpu)
         return 0;
-    if (n >= KTOP_RUNQLEN_SLOTS)
-        n = KTOP_RUNQLEN_SLOTS - 1;
-    cpu->runqlen[n]++;
+    cpu->runqlen[bounded(n, KTOP_RUNQLEN_SLOTS)]++;
     return 0;
 }
 
