@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ktop import hist
+from ktop.history_files import FileFeeds, file_hists
 from ktop.model import Block, Frame, Hist, ProcessEvent
 from ktop.model_block import SlowIo
 
@@ -28,7 +29,7 @@ class Tick:
     """One frame's figures. It speaks for the time (at_ns - interval_ns, at_ns].
 
     busy_pct: per CPU, 100 - idle - iowait. block: device time by (device, operation), of the
-    BLOCK_HISTS busiest pairs. Units and None as in the model.
+    BLOCK_HISTS busiest pairs. files: latency by operation on files. Units and None as in the model.
     """
 
     at_ns: int
@@ -45,6 +46,7 @@ class Tick:
     busy_pct: dict[int, float | None]
     runq_len: dict[int, float | None]
     block: dict[tuple[str, str], Hist] | None = None
+    files: dict[str, Hist] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class History:
         self.ticks: deque[Tick] = deque()
         self._events: deque[FeedEvent] = deque(maxlen=events)
         self._slow: deque[SlowEvent] = deque(maxlen=SLOW_IOS)
+        self.files = FileFeeds()
         self._args: dict[int, str] = {}  # of running processes, by pid
         self._serial = 0
         self._monotonic_ns: int | None = None
@@ -100,6 +103,7 @@ class History:
         self.ticks.clear()
         self._events.clear()
         self._slow.clear()
+        self.files.clear()
         self._args.clear()
         self._monotonic_ns = None
         self._suspended_ns = 0
@@ -123,13 +127,15 @@ class History:
             sched.switches_per_s, sched.migrations_per_s, processes.forks_per_s,
             processes.execs_per_s, processes.exits_per_s, len(processes.rows),
             {c.cpu: _busy(c.idle_pct, c.iowait_pct) for c in frame.cpus},
-            {c.cpu: c.runq_len for c in frame.cpus}, _block_hists(frame.block)))
+            {c.cpu: c.runq_len for c in frame.cpus}, _block_hists(frame.block),
+            file_hists(frame.files)))
         while self.ticks[0].at_ns < at_ns - self.span_ns:
             self.ticks.popleft()
         for event in processes.events:
             self._serial += 1
             self._events.append(FeedEvent(self._serial, event, self._arguments(event)))
         self.events_cut += processes.events_cut
+        self.files.add(frame.files)
         for io in frame.block.slow if frame.block else ():
             self._serial += 1
             self._slow.append(SlowEvent(self._serial, io))
@@ -169,6 +175,10 @@ class History:
         return self._columns(
             lambda tick: None if tick.block is None else tick.block.get((device, op), nothing),
             columns, span_ns)
+
+    def file_columns(self, op: str, columns: int, span_ns: int) -> list[Hist | None]:
+        """The same for reads, writes or fsyncs of files; None while nobody looked."""
+        return self._columns(lambda tick: (tick.files or {}).get(op), columns, span_ns)
 
     def _columns(self, get: Callable[[Tick], Hist | None], columns: int,
                  span_ns: int) -> list[Hist | None]:

@@ -1,4 +1,4 @@
-"""What the Files pane remembers of past Frames: feeds of slow operations, opens and mounts. Bounded.
+"""What the Files pane remembers of past Frames: slow operations, opens, mounts. Bounded.
 
 Part of ktop/history.py.
 """
@@ -67,9 +67,9 @@ class FileFeeds:
             feed.clear()
 
 
-def file_hists(files: Files | None) -> dict[str, Hist]:
+def file_hists(files: Files | None) -> dict[str, Hist] | None:
     """Latency on the whole host by operation; none while nobody looks."""
     if files is None or files.host is None or files.host.reads_per_s is None:
-        return {}
+        return None
     return {"read": files.host.read or Hist({}), "write": files.host.write or Hist({}),
             "fsync": files.host.fsync or Hist({})}
