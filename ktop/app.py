@@ -163,6 +163,8 @@ class KtopApp(TerminalApp):
 
     def _tick(self) -> None:
         """Show what is newest, unless the terminal still has the last picture to swallow."""
+        if self.return_code is not None:  # on the way out: the panes are being taken apart
+            return
         if self.terminal_busy:
             self.set_timer(RETRY_S, self._tick)
             return
