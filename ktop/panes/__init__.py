@@ -5,7 +5,9 @@ descriptions, `show(frame, history)` once per tick while it is visible, `help_te
 """
 
 from ktop.panes.base import Pane
-from ktop.panes.coming import BlockPane, ComingPane, DiagnosisPane, FilesPane, TcpPane
+from ktop.panes.block import BlockPane
+from ktop.panes.coming import ComingPane, DiagnosisPane, TcpPane
+from ktop.panes.files import FilesPane
 from ktop.panes.processes import ProcessesPane
 from ktop.panes.sched import SchedulerPane
 
