@@ -8,6 +8,7 @@
  * net: ns
  * ns_common: inum
  * sock: sk_err sk_uid sk_protocol sk_drops sk_ack_backlog sk_max_ack_backlog
+ * inet_sock: inet_sport
  * socket: sk
  * request_sock_queue: qlen
  * minmax_sample: v
@@ -170,6 +171,13 @@ static __always_inline void tcp_ends(struct ktop_tcp_ends *e, struct sock_common
     }
 }
 
+/* Of a full socket, also when it is closing: skc_num is zero by then (inet_put_port). */
+static __always_inline u16 tcp_port(struct tcp_sock *tp)
+{
+    u16 port = F((struct inet_sock *)tp, inet_sport);
+    return port >> 8 | port << 8;
+}
+
 /* bytes_received counts the FIN as one (tcp_rcv_nxt_update, net/ipv4/tcp_input.c). */
 static __always_inline u64 tcp_rx_bytes(struct tcp_sock *tp)
 {
@@ -229,7 +237,7 @@ static __always_inline int tcp_one(struct seq_file *seq, struct tcp_sock *tp)
     r->drops = F(sk, sk_drops);
     struct ktop_tcp_ends e = {};
     tcp_ends(&e, c);
-    r->local_port = e.local_port;
+    r->local_port = tcp_port(tp);
     r->remote_port = e.remote_port;
     r->family = e.family;
     __builtin_memcpy(r->local, e.local, 16);
@@ -343,6 +351,7 @@ static __always_inline void tcp_send(struct ktop_tcp_event *e)
         tcp_count(KTOP_TN_LOST);
 }
 
+/* sk: a tcp_sock; typed programs had it from tcp_of(). */
 static __always_inline void tcp_about(struct ktop_tcp_event *e, struct sock *sk, u32 kind)
 {
     struct sock_common *c = (void *)sk;
@@ -354,7 +363,7 @@ static __always_inline void tcp_about(struct ktop_tcp_event *e, struct sock *sk,
     e->netns = tcp_netns(c);
     e->state = F(c, skc_state);
     e->uid = F(sk, sk_uid);
-    e->local_port = ends.local_port;
+    e->local_port = tcp_port((struct tcp_sock *)sk);
     e->remote_port = ends.remote_port;
     e->family = ends.family;
     e->stack = -1;
@@ -539,10 +548,14 @@ static __always_inline int tcp_synack_resent(struct sock *sk, struct request_soc
 {
     struct ktop_tcp_ends ends = {};
     struct ktop_tcp_event e = {};
+    struct tcp_sock *tp = tcp_of(sk);
+    if (!tp)
+        return 0;
     tcp_count(KTOP_TN_RETRANS + KTOP_WHY_SYNACK);
     if (!tcp_spend(KTOP_TC_RETRANS))
         return 0;
-    tcp_about(&e, sk, KTOP_TCP_RETRANSMIT);
+    tcp_about(&e, (struct sock *)tp, KTOP_TCP_RETRANSMIT);
+    tcp_whose(&e, tcp_note((struct sock *)tp, false));
     tcp_ends(&ends, (struct sock_common *)req);
     __builtin_memcpy(e.remote, ends.remote, 16);
     __builtin_memcpy(e.local, ends.local, 16);
