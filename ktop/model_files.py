@@ -110,7 +110,7 @@ class OpenEvent(Part):
 class OpenFold(Part):
     """Opens by (command, path, error) within the last `window_ns`, at most a minute.
 
-    path is None while no open of it could be shown. pid: of the last one.
+    path is None while no open of it could be shown. pid: of the last one. fold: number of the path.
     """
 
     comm: str
@@ -119,6 +119,7 @@ class OpenFold(Part):
     count: int
     per_min: float
     pid: int
+    fold: int = 0
 
 
 class Descriptors(Part):

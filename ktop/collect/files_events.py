@@ -230,9 +230,9 @@ class OpenFolds:
             del self._ticks[key]
         found = []
         for count, key in sums[:most]:
-            _, command, error, _ = OPEN_KEY_STRUCT.unpack(key)
+            fold, command, error, _ = OPEN_KEY_STRUCT.unpack(key)
             found.append(OpenFold(
                 comm=comm(command), path=paths.get(key), count=count,
                 error=errno_name(error) if error else None,
-                per_min=count * 60e9 / window, pid=self._pids[key]))
+                per_min=count * 60e9 / window, pid=self._pids[key], fold=fold))
         return found, max(0, len(sums) - most)
