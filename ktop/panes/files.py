@@ -25,7 +25,8 @@ from ktop.widgets.table import VirtualTable
 from ktop.wire import Control
 
 HIGH, WIDE = 30, 100  # size of the pane from which there is room for the charts
-SPAN_NS = 300_000_000_000
+MINUTE_NS = 60_000_000_000
+SPAN_NS = 5 * MINUTE_NS
 VIEWS = ("files", "processes", "slow", "opens", "fds", "mounts")
 _SECTIONS = {"files": ("files",), "processes": ("processes",), "slow": ("slow",),
              "opens": ("folds", "opens"), "fds": ("fds",),
@@ -297,13 +298,17 @@ class FilesPane(Pane):
     def _show_heat(self, frame: Frame, files: Files, history: History) -> None:
         heatmap = self.query_one(Heatmap)
         op, _ = dominant(self._ops(files)[0])
-        found = history.file_columns(op, heatmap.columns, SPAN_NS)
+        # the first minute is shown large: in an incident nobody waits for five
+        first = next((tick.at_ns for tick in history.ticks if tick.files), None)
+        young = first is None or history.ticks[-1].at_ns - first < MINUTE_NS
+        span = MINUTE_NS if young else SPAN_NS
+        found = history.file_columns(op, heatmap.columns, span)
         known = [h for h in found if h is not None]
         note = ""
         if known:
             note = f"host, P99 {fmt.duration(hist.percentile(hist.merge(known), 99))}"
-        self.query_one("#heat-rule", Rule).set(f"{op.capitalize()}s, the last 5 minutes", note)
-        heatmap.show(found, SPAN_NS, self._none(frame, files, "nothing yet"))
+        self.query_one("#heat-rule", Rule).set(f"{op.capitalize()}s, the last {'minute' if young else '5 minutes'}", note)
+        heatmap.show(found, span, self._none(frame, files, "nothing yet"))
 
     def on_virtual_table_highlighted(self, message: VirtualTable.Highlighted) -> None:
         """The histogram follows the cursor."""
