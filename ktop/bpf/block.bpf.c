@@ -53,7 +53,7 @@ _Static_assert(sizeof(struct ktop_block_op) == KTOP_BLOCK_OP_SIZE, "block_layer.
 BPF_HASH(block_ops, struct ktop_block_key, struct ktop_block_op, KTOP_BLOCK_OPS);
 BPF_PERCPU_ARRAY(block_blank_op, struct ktop_block_op, 1);
 BPF_ARRAY(block_epoch, u32, 1);      /* the collector's tick counter */
-BPF_ARRAY(block_slow_ns, u64, 1);    /* requests of at least this are events */
+BPF_ARRAY(block_slow_ns, u64, 1);    /* requests of this less 1 ns are events; 0: none are */
 
 struct ktop_block_who {
     u64 cgroup;
@@ -421,7 +421,7 @@ static __always_inline int block_completed(struct request *rq, s32 error, u32 by
     else if (d.op != KTOP_OP_FLUSH && d.op < KTOP_OP_DRIVER)
         block_count(KTOP_BLOCK_UNOWNED);
     u64 *threshold = block_slow_ns.lookup(&zero);
-    if (error || (threshold && d.stamped && d.total_ns >= *threshold))
+    if (error || (threshold && *threshold && d.stamped && d.total_ns >= *threshold - 1))
         block_slow(rq, s, &d, error);
     if (s)
         s->rq = 0;

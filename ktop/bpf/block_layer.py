@@ -37,26 +37,40 @@ OPS = {0: "read", 1: "write", 2: "flush", 3: "discard", 5: "secure erase", 7: "z
        9: "write zeroes", 11: "zone open", 13: "zone close", 15: "zone finish", 32: "driver in",
        33: "driver out", 34: "driver in", 35: "driver out", OP_SYNC: "sync"}
 
-PROBES: tuple[Probe, ...] = (
-    Probe("block_done", "block", "tp", "block_rq_complete",
-          "latency histograms by device and operation, in queue and device time; by process",
-          "means from /proc/diskstats", "devices without requests: zram, most device mapper"),
+
+def _kernel_has(tracepoint: str, btf: str = "/sys/kernel/btf/vmlinux") -> bool:
+    """Whether BTF names a raw tracepoint; without BTF nobody knows: yes."""
+    try:
+        with open(btf, "rb") as f:
+            return b"\0btf_trace_" + tracepoint.encode() + b"\0" in f.read()
+    except OSError:
+        return True
+
+
+_DONE = Probe(
+    "block_done", "block", "tp", "block_rq_complete",
+    "latency histograms by device and operation, in queue and device time; by process",
+    "means from /proc/diskstats", "devices without requests: zram, most device mapper")
+_UNSEEN = ("requests of devices whose iostats are off; what a kernel thread writes back is its own "
+           "on cgroup v1, and of the cgroup that dirtied it on v2")
+_SINCE_6_5 = (
     Probe("block_start", "block", "tp", "block_io_start",
-          "which process and cgroup submitted a request",
-          "before 6.5: block_queued and block_issued",
-          "requests of devices whose iostats are off; what a kernel thread writes back is its own "
-          "on cgroup v1, and of the cgroup that dirtied it on v2"),
-    Probe("block_queued", "block", "tp", "block_rq_insert",
-          "the submitter before 6.5, where a scheduler queues", "none: block_start has it",
-          "requests that are inserted by a kernel worker"),
-    Probe("block_issued", "block", "tp", "block_rq_issue",
-          "the submitter before 6.5, where none queues", "none: block_start has it",
-          "requests that are issued by a kernel worker"),
+          "which process and cgroup submitted a request", "none", _UNSEEN),
     Probe("block_stamp", "block", "tp", "block_rq_issue",
-          "queue and device time where the queue keeps no statistics (no writeback throttling)",
+          "queue and device time where the queue keeps no statistics (no write-back throttling)",
           "none: only the total is known there", "nothing",
           "costs every request about 50 ns, and most queues stamp their requests themselves"),
 )
+_BEFORE = (
+    Probe("block_queued", "block", "tp", "block_rq_insert",
+          "which process and cgroup submitted a request, where a scheduler queues", "none",
+          _UNSEEN + "; what a kernel worker inserts"),
+    Probe("block_issued", "block", "tp", "block_rq_issue",
+          "the same where none queues, and when it was issued", "none",
+          _UNSEEN + "; what a kernel worker issues"),
+)
+PROBES: tuple[Probe, ...] = (
+    _DONE, *(_SINCE_6_5 if _kernel_has("block_io_start") else _BEFORE))
 DEFINES: dict[str, int] = {
     "KTOP_BLOCK_OPS": MAX_OPS,
     "KTOP_BLOCK_PROCS": MAX_PROCS,

@@ -103,7 +103,8 @@ class BlockLayer:
         self.lost_total = new["lost_events"]
         self.lost = self.lost_total - old["lost_events"] if old else self.lost_total
         layer.untracked_total = new["full"]
-        if old and interval and self._engine.live("block_start"):
+        owned = any(self._engine.live(probe) for probe in ("block_start", "block_issued"))
+        if old and interval and owned:
             layer.unowned_per_s = (new["unowned"] - old["unowned"]) * 1e9 / interval
 
     def set_threshold(self, ns: int) -> None:
@@ -111,7 +112,7 @@ class BlockLayer:
         self._slow_ns = max(0, ns)
         if self._ring is not None and self._engine is not None:
             syscall.map_update(self._engine.loaded.maps["block_slow_ns"].fd, bytes(4),
-                               self._slow_ns.to_bytes(8, sys.byteorder))
+                               (self._slow_ns + 1).to_bytes(8, sys.byteorder))
 
     def close(self) -> None:
         """Unmap the ring."""

@@ -37,10 +37,11 @@ SPAN_NS = 5 * MINUTE_NS
 VIEWS = ("overview", "latency", "users", "groups", "slow")
 TIMES = ("device", "queue", "total")
 _SECTIONS = ("devices", "ops", "hist", "heat", "users", "groups", "slow")
-_LEFT = ("devices", "ops", "hist", "heat")
-_BIG_SECTIONS = {"overview": _SECTIONS, "latency": ("devices", "ops", "hist", "heat"),
-                 "users": ("ops", "hist", "heat", "users"),
-                 "groups": ("ops", "hist", "heat", "groups")}
+_LEFT, _RIGHT = ("hist", "heat"), ("users", "groups", "slow")
+_BIG_SECTIONS = {"overview": ("devices", "ops", "hist", "heat", "users", "slow"),
+                 "latency": ("devices", "ops", "hist", "heat"),
+                 "users": ("devices", "hist", "heat", "users"),
+                 "groups": ("devices", "hist", "heat", "groups"), "slow": ("devices", "slow")}
 _VIEW_SECTIONS = {"overview": ("devices", "hist"), "latency": ("ops", "heat"),
                   "users": ("users",), "groups": ("groups",), "slow": ("slow",)}
 _TABLES = ("devices", "ops", "users", "groups", "slow")
@@ -97,17 +98,17 @@ class BlockPane(Pane):
         self._fed: object = None
 
     def compose(self) -> ComposeResult:
-        """A summary, and seven sections in two columns."""
+        """A summary, two tables across, and five sections in two columns."""
         yield Line(id="totals")
+        with Container(id="devices", classes="section"):
+            yield Rule(_TITLES["devices"], id="devices-rule")
+            yield VirtualTable(device_columns(self._label), lambda d: d.name, frozen=1,
+                               sort="util", id="devices-table", empty="no block devices")
+        with Container(id="ops", classes="section"):
+            yield Rule(_TITLES["ops"], id="ops-rule")
+            yield VirtualTable(op_columns(), lambda o: o.op, frozen=1, id="ops-table")
         with Container(id="body"):
             with Container(id="left", classes="column"):
-                with Container(id="devices", classes="section"):
-                    yield Rule(_TITLES["devices"], id="devices-rule")
-                    yield VirtualTable(device_columns(self._label), lambda d: d.name, frozen=1,
-                                       sort="util", id="devices-table", empty="no block devices")
-                with Container(id="ops", classes="section"):
-                    yield Rule(_TITLES["ops"], id="ops-rule")
-                    yield VirtualTable(op_columns(), lambda o: o.op, frozen=1, id="ops-table")
                 with Container(id="hist", classes="section"):
                     yield Rule(_TITLES["hist"], id="hist-rule")
                     yield Histogram(id="histogram")
@@ -336,7 +337,7 @@ class BlockPane(Pane):
         for section in _SECTIONS:
             self.query_one(f"#{section}").display = section in shown
         left = any(s in shown for s in _LEFT)
-        right = any(s not in _LEFT for s in shown)
+        right = any(s in _RIGHT for s in shown)
         self.query_one("#left").display = left
         self.query_one("#right").display = right
         self.set_class(left and right, "-split")

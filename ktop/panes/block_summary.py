@@ -61,7 +61,7 @@ def limits(device: Device | None) -> list[Piece]:
                (fmt.size_rate(most_speed), "normal"), (", in use ", "dim"),
                *_used(shares["bytes"], device)]
     known = {name: value for name, value in shares.items() if value is not None}
-    if len(known) == 2 and max(known.values()) >= 1:
+    if device.limit is not None and len(known) == 2:
         nearer = max(known, key=lambda name: known[name])
         pieces += [(f"   {nearer}", "normal"), (" nearer", "dim")]
     return pieces
