@@ -88,12 +88,15 @@ class Loader:
     def prepare_headers(self) -> None:
         """The include tree from BTF, or the installed kernel headers where there is no BTF."""
         try:
+            if not self.options.get("btf", True):
+                raise self.btf_mod.BtfError("BTF is switched off")
             self.btf = self.btf_mod.Btf()
         except self.btf_mod.BtfError as err:
-            build = f"/lib/modules/{platform.release()}/build"
-            if not os.path.isdir(build):
-                raise Refused(f"{err}; and no kernel headers at {build}") from None
-            self.notes.append(f"{err}: using the kernel headers at {build}")
+            tree = f"/lib/modules/{platform.release()}"
+            if not os.path.isdir(f"{tree}/build/"):
+                raise Refused(f"{err}; and no kernel headers at {tree}/build") from None
+            self.notes.append(f"{err}: using the kernel headers at {tree}/build")
+            self.defines.update(self.headers.tree_features(tree))
             return
         want = self.headers.wanted(self.common + "".join(self.sources.values()))
         header = self.headers.kernel_header(self.btf, want)

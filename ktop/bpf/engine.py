@@ -22,7 +22,7 @@ from ktop.bpf.attach import attach
 from ktop.bpf.layers import GROUPS, probes_of
 from ktop.text import clean
 
-COMPILE_TIMEOUT_S = 60.0
+COMPILE_TIMEOUT_S = 180.0  # a bound, no expectation: an emulated CPU with kernel headers takes 90
 _CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "compile.py")
 _MAX_MESSAGE = 1 << 20
 _MAX_FDS = 250

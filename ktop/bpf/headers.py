@@ -242,6 +242,28 @@ def kernel_header(btf: Btf, want: Wanted) -> Header:
     return Header(text, missing)
 
 
+def tree_features(tree: str) -> dict[str, str]:
+    """Without BTF: defines for what differs between installed kernel headers, read off their text.
+
+    tree: /lib/modules/RELEASE; distributions split its headers over `build` and `source`.
+    """
+    found = {}
+    for part in ("build", "source"):
+        base = os.path.join(tree, part, "include")
+        try:
+            with open(os.path.join(base, "linux/sched.h"), encoding="utf-8") as f:
+                if not re.search(r"\b__state;", f.read()):  # before 5.14, 2f064a59a11f
+                    found["__state"] = "state"
+            with open(os.path.join(base, "trace/events/sched.h"), encoding="utf-8") as f:
+                switch = re.search(r"TRACE_EVENT\(sched_switch,\s*TP_PROTO\(([^)]*)\)", f.read())
+            if switch:
+                found["KTOP_ARGS_sched_switch"] = str(switch.group(1).count(",") + 1)
+            break
+        except OSError:
+            continue
+    return found
+
+
 def write_tree(directory: str, header: Header) -> None:
     """Write the include tree that BCC_KERNEL_SOURCE is to point at."""
     for path, text in (*_STATIC.items(), ("include/ktop_kernel.h", header.text)):

@@ -5,6 +5,20 @@
  * the verifier checks; otherwise every read is bpf_probe_read_kernel. bcc rewrites neither inside
  * a static inline function, so all logic lives in such functions.
  */
+#ifdef KTOP_KERNEL_HEADERS  /* no BTF: the structs of the installed headers, trusted as they are */
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/cgroup.h>
+#include <linux/kernfs.h>
+#include <linux/cred.h>
+#include <linux/mm_types.h>
+#include <linux/binfmts.h>
+#define KTOP_HAS_cpu_cgrp_id 1
+#define VALUE(p, field, inner) F(p, field.inner)
+#else                       /* structs from BTF hold kuid_t, atomic_t and their like as numbers */
+#define VALUE(p, field, inner) F(p, field)
+#endif
+
 #ifdef KTOP_TYPED
 #define F(p, field) ((p)->field)
 #else

@@ -54,12 +54,12 @@ BPF_PERCPU_ARRAY(event_buffer, struct ktop_event_buffer, 1);
 static __always_inline void fill_event(struct ktop_event *e, struct task_struct *task, u32 kind)
 {
     struct task_struct *parent = F(task, real_parent);
-    const struct cred *cred = F(task, cred);
+    struct cred *cred = (struct cred *)F(task, cred);
     __builtin_memset(e, 0, sizeof(*e));
     e->kind = kind;
     e->pid = F(task, tgid);
     e->ppid = F(parent, tgid);
-    e->uid = F(cred, euid);
+    e->uid = VALUE(cred, euid, val);
     e->time_ns = bpf_ktime_get_ns();
     e->start_boottime_ns = F(task, start_boottime);
     e->cgroup = cgroup_of(task);
@@ -161,7 +161,7 @@ static __always_inline int ended(struct task_struct *task)
 {
     u32 zero = 0;
     struct signal_struct *sig = F(task, signal);
-    if (F(sig, live))  /* other threads of the process go on */
+    if (VALUE(sig, live, counter))  /* other threads of the process go on */
         return 0;
     count(KTOP_N_EXITS);
     struct ktop_event_buffer *b = event_buffer.lookup(&zero);

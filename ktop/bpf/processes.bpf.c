@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Processes layer: every thread's state, counters and account by one iterator read. The life of
  * processes as events is in lifecycle.bpf.c. */
+#ifndef KTOP_KERNEL_HEADERS  /* without BTF there are no iterators */
 struct ktop_task {
     u32 tag, pid, tgid, ppid, uid, state, flags;
     s32 cpu;
@@ -73,13 +74,13 @@ static __always_inline void fill_account(struct ktop_task *r, struct ktop_accoun
 static __always_inline void fill_thread(struct ktop_task *r, struct task_struct *task)
 {
     struct task_struct *parent = F(task, real_parent);
-    const struct cred *cred = F(task, cred);
+    struct cred *cred = (struct cred *)F(task, cred);
     u64 queued = F(task, sched_info.last_queued);
     r->tag = 1;
     r->pid = F(task, pid);
     r->tgid = F(task, tgid);
     r->ppid = F(parent, tgid);
-    r->uid = F(cred, euid);
+    r->uid = VALUE(cred, euid, val);
     r->state = (u32)F(task, __state) | (u32)F(task, exit_state);
     r->flags = F(task, flags) & KTOP_PF_KTHREAD ? 1 : 0;
 #ifdef KTOP_TYPED
@@ -165,6 +166,7 @@ int tasks(struct bpf_iter__task *ctx)
         return 0;
     return one_task(ctx->meta->seq, task);
 }
+#endif
 
 /* Fork: the child's account is made here, where no run queue lock is held. */
 static __always_inline int forked(struct task_struct *parent, struct task_struct *child)

@@ -65,6 +65,11 @@ static __always_inline void leave(struct task_struct *prev, struct ktop_cpu *cpu
     struct ktop_account *a = account_of(prev, false);
     if (!a) {
         count(KTOP_N_UNTRACKED);
+#ifdef KTOP_KERNEL_HEADERS  /* no iterator opens the accounts of older threads */
+        a = account_of(prev, true);
+        if (a)
+            a->run_delay_ns = F(prev, sched_info.run_delay);
+#endif
         return;
     }
     u64 delay = F(prev, sched_info.run_delay);
@@ -124,6 +129,7 @@ int sched_switch(u64 *ctx)
     return switched(ctx[0], prev, next, state);
 }
 
+#ifdef KTOP_HAS_rq_nr_running  /* struct rq is in no installed header */
 /* Run queue length as runqlen(8) samples it: nr_running of this CPU, the running thread included. */
 static __always_inline int sample_runqlen(void)
 {
@@ -143,3 +149,4 @@ int runqlen(void *ctx)
 {
     return sample_runqlen();
 }
+#endif

@@ -28,12 +28,14 @@ MIN_INTERVAL_NS, MAX_INTERVAL_NS = 100_000_000, 60_000_000_000
 @dataclass
 class Options:
     """interval_ns between frames; bpf False: psutil only; watch: layers whose on-demand probes are
-    attached from the start; skip: probes not to load (for tests and doctors)."""
+    attached from the start; skip: probes not to load, btf False: use the installed kernel headers
+    (both for tests)."""
 
     interval_ns: int = 1_000_000_000
     bpf: bool = True
     watch: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
+    btf: bool = True
 
 
 class Collector:
@@ -66,12 +68,13 @@ class Collector:
         if os.geteuid() != 0:
             self._without("not root: sudo ktop shows everything")
             return
-        options = {"cgroup_v1": bool(hierarchy and hierarchy.v1), "skip": list(self.options.skip)}
+        options = {"cgroup_v1": bool(hierarchy and hierarchy.v1),
+                   "skip": list(self.options.skip), "btf": self.options.btf}
         engine = Engine(options)
         engine.start()
         loaded = engine.wait()
-        if not engine.live("tasks"):
-            reason = loaded.fatal or loaded.reasons.get("tasks", "the task iterator is refused")
+        if not any(engine.live(probe.name) for probe in engine.table):
+            reason = loaded.fatal or next(iter(loaded.reasons.values()), "nothing is attached")
             engine.close()
             self._without(reason)
             return

@@ -34,9 +34,19 @@ class ProcfsLayer:
         self._clocks = clocks
         self._last: dict[tuple[int, float], dict[str, float | None]] = {}
         self._rated = False
+        self._rows: dict[int, Process] = {}
+        self.changes: list[tuple[Process | None, Process | None]] = []
+
+    def rows(self) -> list[Process]:
+        """Every process's row."""
+        return list(self._rows.values())
+
+    def row(self, pid: int) -> Process | None:
+        """A process's row, None when there is no such process."""
+        return self._rows.get(pid)
 
     def update(self) -> Processes:
-        """One scan of /proc."""
+        """One scan of /proc. changes: as TaskTable has them; here every row is new each time."""
         interval = self._clocks.interval_ns
         rows, seen = [], {}
         for p in psutil.process_iter(_ATTRS):
@@ -52,6 +62,8 @@ class ProcfsLayer:
                 self._rate(row, counts, before, interval)
             rows.append(row)
         self._last, self._rated = seen, True
+        old, self._rows = self._rows, {row.pid: row for row in rows}
+        self.changes = [(row, None) for row in old.values()] + [(None, row) for row in rows]
         return Processes(rows=rows)
 
     def _counts(self, info: dict[str, Any]) -> dict[str, float | None]:

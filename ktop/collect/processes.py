@@ -11,6 +11,7 @@ from ktop.bpf.layout import COUNTERS, LIFE_COUNTERS, TASK_HIST_SLOTS
 from ktop.bpf.ringbuf import RingBuffer
 from ktop.collect import events
 from ktop.collect.host import Clocks
+from ktop.collect.proc import ProcfsLayer
 from ktop.collect.tasks import TaskTable
 from ktop.model import Process, Processes, ProcessEvent
 from ktop.text import arguments
@@ -39,7 +40,11 @@ class ProcessesLayer:
 
     def __init__(self, engine: Engine, clocks: Clocks) -> None:
         self._engine, self._clocks = engine, clocks
-        self._table = TaskTable(engine.loaded.syscalls, engine.live("sched_switch"))
+        self._tasks: TaskTable | None = None
+        if engine.live("tasks"):
+            self._tasks = TaskTable(engine.loaded.syscalls, engine.live("sched_switch"))
+        self._procfs = ProcfsLayer(clocks)
+        self._table: TaskTable | ProcfsLayer = self._tasks or self._procfs
         self._life: Engine | None = None
         self._ring: RingBuffer | None = None
         self._pending: list[ProcessEvent] = []
@@ -69,7 +74,10 @@ class ProcessesLayer:
         now, interval = self._clocks.now, self._clocks.interval_ns
         self.drain()
         found, self._pending = self._pending, []
-        self._table.update(self._engine.read_iter("tasks"), now, self._clocks.boot_offset)
+        if self._tasks is not None:
+            self._tasks.update(self._engine.read_iter("tasks"), now, self._clocks.boot_offset)
+        else:
+            self._procfs.update()
         if self._folds is None:
             self._folds = events.Folds(now)
         for event in found:
@@ -78,8 +86,8 @@ class ProcessesLayer:
         self._exec_rates(found, interval)
         rows = self._table.rows()
         shown, cut = events.feed(found)
-        layer = Processes(rows=rows, threads=self._table.threads(), events=shown, events_cut=cut,
-                          folds=self._folds.rows(now))
+        layer = Processes(rows=rows, events=shown, events_cut=cut, folds=self._folds.rows(now),
+                          threads=self._tasks.threads() if self._tasks else [])
         self._totals(layer, interval)
         return layer
 
@@ -158,7 +166,7 @@ class ProcessesLayer:
         """
         if "dead_hists" not in self._engine.loaded.maps:
             return {}
-        for cgroup, counts in self._table.buried:
+        for cgroup, counts in self._tasks.buried if self._tasks else ():
             shown = self._shown.setdefault(cgroup, [0] * len(counts))
             self._shown[cgroup] = [a + b for a, b in zip(shown, counts, strict=True)]
         found = {}
