@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ktop import hist
 from ktop.history_files import FileFeeds, file_hists
+from ktop.history_tcp import TcpFeed
 from ktop.model import Block, Frame, Hist, ProcessEvent
 from ktop.model_block import SlowIo
 
@@ -29,7 +30,8 @@ class Tick:
     """One frame's figures. It speaks for the time (at_ns - interval_ns, at_ns].
 
     busy_pct: per CPU, 100 - idle - iowait. block: device time by (device, operation), of the
-    BLOCK_HISTS busiest pairs. files: latency by operation on files. Units and None as in the model.
+    BLOCK_HISTS busiest pairs. files: latency by operation on files.
+    rtt: round trips of established connections. Units and None as in the model.
     """
 
     at_ns: int
@@ -47,6 +49,7 @@ class Tick:
     runq_len: dict[int, float | None]
     block: dict[tuple[str, str], Hist] | None = None
     files: dict[str, Hist] | None = None
+    rtt: Hist | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class History:
         self._events: deque[FeedEvent] = deque(maxlen=events)
         self._slow: deque[SlowEvent] = deque(maxlen=SLOW_IOS)
         self.files = FileFeeds()
+        self.tcp = TcpFeed()
         self._args: dict[int, str] = {}  # of running processes, by pid
         self._serial = 0
         self._monotonic_ns: int | None = None
@@ -104,6 +108,7 @@ class History:
         self._events.clear()
         self._slow.clear()
         self.files.clear()
+        self.tcp.clear()
         self._args.clear()
         self._monotonic_ns = None
         self._suspended_ns = 0
@@ -128,7 +133,7 @@ class History:
             processes.execs_per_s, processes.exits_per_s, len(processes.rows),
             {c.cpu: _busy(c.idle_pct, c.iowait_pct) for c in frame.cpus},
             {c.cpu: c.runq_len for c in frame.cpus}, _block_hists(frame.block),
-            file_hists(frame.files)))
+            file_hists(frame.files), frame.tcp.rtt if frame.tcp else None))
         while self.ticks[0].at_ns < at_ns - self.span_ns:
             self.ticks.popleft()
         for event in processes.events:
@@ -136,6 +141,7 @@ class History:
             self._events.append(FeedEvent(self._serial, event, self._arguments(event)))
         self.events_cut += processes.events_cut
         self.files.add(frame.files)
+        self.tcp.add(frame.tcp)
         for io in frame.block.slow if frame.block else ():
             self._serial += 1
             self._slow.append(SlowEvent(self._serial, io))
@@ -179,6 +185,10 @@ class History:
     def file_columns(self, op: str, columns: int, span_ns: int) -> list[Hist | None]:
         """The same for reads, writes or fsyncs of files; None while nobody looked."""
         return self._columns(lambda tick: (tick.files or {}).get(op), columns, span_ns)
+
+    def rtt_columns(self, columns: int, span_ns: int) -> list[Hist | None]:
+        """The same for the round-trip times of established TCP connections, one each per tick."""
+        return self._columns(lambda tick: tick.rtt, columns, span_ns)
 
     def _columns(self, get: Callable[[Tick], Hist | None], columns: int,
                  span_ns: int) -> list[Hist | None]:
