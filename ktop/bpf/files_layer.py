@@ -86,7 +86,7 @@ DEFINES: dict[str, int] = {
     # events per 100 ms on the whole host: file names, slow operations, opens, new folds of opens
     "KTOP_FS_NAMES": 300,
     "KTOP_FS_SLOW": 100,
-    "KTOP_FS_FEED": 50,
+    "KTOP_FS_FEED": 100,
     "KTOP_FS_NEW_FOLDS": 200,
     "KTOP_FS_STAT_SIZE": STAT_STRUCT.size,
     "KTOP_FS_EVENT_SIZE": EVENT_STRUCT.size,

@@ -82,6 +82,7 @@ class FilesLayer:
         live = self._engine is not None and self._engine.live("fs_exit")
         files = Files(watched=live, threshold_ns=self._threshold, cache=page_cache())
         self.drain()
+        self._count(files, tick.interval_ns)
         if live:
             # in the first tick since somebody looks, the interval is not all ours
             interval = tick.interval_ns if self._was_live else None
@@ -89,7 +90,7 @@ class FilesLayer:
         elif self._was_live:
             self._since = tick.now  # what is under way now is not timed by the next session
             self._configure()
-        self._count(files, tick.interval_ns)
+        files.files_dropped = max(0, self._counters["keys"] - self._ops.entries)
         self._was_live = live
         self._always(files, tick)
         wall = tick.wall_offset
@@ -165,7 +166,6 @@ class FilesLayer:
         if interval and self._was_live:
             failed = new["opens_failed"] - old["opens_failed"]
             files.opens_failed_per_s = failed * 1e9 / interval
-        files.files_dropped = max(0, new["keys"] - self._ops.entries)
 
     def _always(self, files: Files, tick: Tick) -> None:
         engine = self._engine

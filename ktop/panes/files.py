@@ -164,7 +164,7 @@ class FilesPane(Pane):
             return [(" " + why_missing(frame, "fs_exit", "no file operations"), "warn")]
         costs = [p.run_ns / p.runs for p in frame.health.probes
                  if p.name in ("fs_enter", "fs_exit") and p.run_ns is not None and p.runs]
-        price = f" ({fmt.duration(sum(costs))} in our two programs)" if costs else ""
+        price = f" (mean {fmt.duration(sum(costs))} in our two programs)" if costs else ""
         pieces: list[Piece] = [
             (" probes on while you look: every syscall pays" + price, "dim")]
         if files.files_dropped:
@@ -307,7 +307,8 @@ class FilesPane(Pane):
         note = ""
         if known:
             note = f"host, P99 {fmt.duration(hist.percentile(hist.merge(known), 99))}"
-        self.query_one("#heat-rule", Rule).set(f"{op.capitalize()}s, the last {'minute' if young else '5 minutes'}", note)
+        when = "minute" if young else "5 minutes"
+        self.query_one("#heat-rule", Rule).set(f"{op.capitalize()}s, the last {when}", note)
         heatmap.show(found, span, self._none(frame, files, "nothing yet"))
 
     def on_virtual_table_highlighted(self, message: VirtualTable.Highlighted) -> None:
@@ -405,7 +406,7 @@ class FilesPane(Pane):
                                           if c.key in ("pid", "cgroup", "command")]),
             "", "Slow operations", column_help(columns.slow_columns(self.names)),
             "", paragraph("""Opens: all of them are counted, by command, path and result. The
-                feed below shows at most 500 a second of those. Paths are as the program wrote
+                feed below shows at most 1,000 a second. Paths are as the program wrote
                 them: symbolic links and .. stay, a relative path is behind its directory."""),
             column_help(columns.fold_columns()),
             "", "Opens one by one", column_help(columns.open_columns(self.names)),
