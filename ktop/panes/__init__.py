@@ -6,10 +6,11 @@ descriptions, `show(frame, history)` once per tick while it is visible, `help_te
 
 from ktop.panes.base import Pane
 from ktop.panes.block import BlockPane
-from ktop.panes.coming import ComingPane, DiagnosisPane, TcpPane
+from ktop.panes.coming import ComingPane, DiagnosisPane
 from ktop.panes.files import FilesPane
 from ktop.panes.processes import ProcessesPane
 from ktop.panes.sched import SchedulerPane
+from ktop.panes.tcp import TcpPane
 
 PANES: list[type[Pane]] = [ProcessesPane, FilesPane, TcpPane, BlockPane, SchedulerPane,
                            DiagnosisPane]
