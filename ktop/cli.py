@@ -61,7 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
     snapshot = commands.add_parser("snapshot", help="one interval of everything, for scripts",
                                    allow_abbrev=False)
-    snapshot.add_argument("--json", action="store_true", help="as JSON (the only format so far)")
+    snapshot.add_argument("--json", action="store_true",
+                          help="all of it as JSON; without: the busiest processes as text")
     _sampling(snapshot, again=True)
     doctor = commands.add_parser("doctor", help="what works here, what does not, and why",
                                  allow_abbrev=False)
@@ -79,7 +80,7 @@ def _live(args: argparse.Namespace) -> int:
 def _snapshot(args: argparse.Namespace) -> int:
     from ktop.snapshot import main as snapshot
 
-    return snapshot(args.interval, args.bpf)
+    return snapshot(args.interval, args.bpf, args.json)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -67,7 +67,7 @@ def _summary(frame: Frame) -> str:
     return "\n".join(lines)
 
 
-def main(interval_s: float = 1.0, bpf: bool = True, json_output: bool = True) -> int:
+def main(interval_s: float = 1.0, bpf: bool = True, json_output: bool = False) -> int:
     """Print one interval; exit status 0."""
     frame = take(interval_s, bpf)
     if json_output:
