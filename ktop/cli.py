@@ -30,6 +30,17 @@ def seconds(text: str) -> float:
     return value
 
 
+def volume(text: str) -> str:
+    """A volume's limits, checked now and read by the collector, for argparse."""
+    from ktop.collect.block_limits import parse_limit
+
+    try:
+        parse_limit(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(str(err).removeprefix("--limit ")) from None
+    return text
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, but a mistake costs the user one line and not the whole usage."""
 
@@ -58,6 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
                         help="ASCII glyphs and borders only (default: by the locale)")
     parser.add_argument("--mouse", action=argparse.BooleanOptionalAction, default=None,
                         help="mouse support (default: on, but off over SSH)")
+    parser.add_argument("--limit", type=volume, action="append", default=[], dest="limits",
+                        metavar="DEV=LIMITS",
+                        help="what a volume is sold as, e.g. vda=3000iops,125MBps")
     commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
     snapshot = commands.add_parser("snapshot", help="one interval of everything, for scripts",
                                    allow_abbrev=False)
@@ -71,10 +85,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _live(args: argparse.Namespace) -> int:
-    from ktop import launch
+    from ktop import config, launch
 
+    try:
+        limits = (*config.limits(), *args.limits)  # the later word on a device is the last
+    except config.ConfigError as err:
+        print(f"ktop: {err}; going on without it", file=sys.stderr)
+        limits = tuple(args.limits)
     return launch.run(launch.Options(
-        interval_ns=round(args.interval * 1e9), bpf=args.bpf, ascii=args.ascii, mouse=args.mouse))
+        interval_ns=round(args.interval * 1e9), bpf=args.bpf, ascii=args.ascii, mouse=args.mouse,
+        limits=limits))
 
 
 def _snapshot(args: argparse.Namespace) -> int:

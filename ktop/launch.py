@@ -40,6 +40,7 @@ class Options(NamedTuple):
     bpf: bool = True
     ascii: bool | None = None
     mouse: bool | None = None
+    limits: tuple[str, ...] = ()  # what volumes are sold as: ktop.collect.block_limits reads them
 
 
 class Session(NamedTuple):
@@ -60,7 +61,8 @@ def collect_live(sock: socket.socket, options: Options) -> int:
     from ktop.collect.main import Options as CollectOptions
     from ktop.collect.main import serve
 
-    return serve(sock, CollectOptions(interval_ns=options.interval_ns, bpf=options.bpf))
+    return serve(sock, CollectOptions(interval_ns=options.interval_ns, bpf=options.bpf,
+                                      limits=options.limits))
 
 
 def interface_live(session: Session) -> int:

@@ -26,7 +26,8 @@ def test_interval_in_range(text: str, value: float) -> None:
 
 @pytest.mark.parametrize("arguments", [
     ["--interval", "0"], ["--interval", "61"], ["--interval", "nan"], ["--interval", "soon"],
-    ["--interval"], ["snapshot", "--interval", "-1"], ["nonsense"], ["--no-such"], ["--inter", "1"],
+    ["--interval"], ["snapshot", "--interval", "-1"], ["nonsense"], ["--no-such"],
+    ["--limit", "vda"], ["--inter", "1"],
     ["doctor", "extra"]])
 def test_bad_input_costs_one_line_and_status_2(arguments: list[str]) -> None:
     done = ktop(*arguments)

@@ -19,10 +19,14 @@ from ktop.model import Frame
 class LateLayers:
     """All groups but the first."""
 
-    def __init__(self, options: dict[str, Any], bpf: bool,
+    def __init__(self, options: dict[str, Any], bpf: bool, settings: dict[str, dict[str, Any]],
                  joins: dict[str, Callable[[Engine], None]] | None = None) -> None:
-        """joins: what to call for a layer that is a part of one already there."""
-        self._options, self._bpf, self._joins = options, bpf, joins or {}
+        """settings: attributes to set, by layer.
+
+        joins: what to call for a layer that is a part of one already there.
+        """
+        self._options, self._bpf, self._settings = options, bpf, settings
+        self._joins = joins or {}
         self._loading: list[Engine] = []
         self._watched: set[str] = set()
         self._thresholds: dict[str, int] = {}
@@ -65,6 +69,8 @@ class LateLayers:
             module, _, cls = LAYER_CLASSES[name].partition(":")
             self.layers[name] = getattr(importlib.import_module(module), cls)(engine)
             self._fresh.add(name)
+            for attribute, value in self._settings.get(name, {}).items():
+                setattr(self.layers[name], attribute, value)
             if name in self._thresholds:
                 self.layers[name].set_threshold(self._thresholds[name])
 

@@ -12,6 +12,7 @@ from ktop import wire
 from ktop.bpf.engine import Engine
 from ktop.collect import cgroups as cg
 from ktop.collect import host as host_mod
+from ktop.collect.block_limits import parse_limit
 from ktop.collect.health import HealthLayer
 from ktop.collect.late import LateLayers
 from ktop.collect.layer import Tick
@@ -29,13 +30,14 @@ MIN_INTERVAL_NS, MAX_INTERVAL_NS = 100_000_000, 60_000_000_000
 class Options:
     """interval_ns between frames; bpf False: psutil only; watch: layers whose on-demand probes are
     attached from the start; skip: probes not to load, btf False: use the installed kernel headers
-    (both for tests)."""
+    (both for tests). limits: what volumes are sold as, `vda=3000iops,125MBps`."""
 
     interval_ns: int = 1_000_000_000
     bpf: bool = True
     watch: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     btf: bool = True
+    limits: tuple[str, ...] = ()
 
 
 class Collector:
@@ -83,13 +85,19 @@ class Collector:
         self._processes = ProcessesLayer(engine, self._clocks)
         self._sched = SchedLayer(engine)
         self._cgroups = cg.Cgroups(hierarchy)
-        self._late = LateLayers(options, True, {"lifecycle": self._processes.join})
+        self._late = LateLayers(options, True, self._settings(),
+                                {"lifecycle": self._processes.join})
         self._late.watch(set(self.options.watch))
         self._late.engines.append(engine)
         self._health = HealthLayer(self._late.engines)
 
+    def _settings(self) -> dict[str, dict[str, object]]:
+        """Attributes of layers that the command line sets."""
+        limits = [parse_limit(text) for text in self.options.limits]
+        return {"block": {"limits": {limit.device: limit for limit in limits}}}
+
     def _without(self, reason: str) -> None:
-        self._late = LateLayers({}, False)
+        self._late = LateLayers({}, False, self._settings())
         self._health = HealthLayer(
             [], f"no BPF: {reason}. From /proc only: no events, no histograms, no blocked time")
 
