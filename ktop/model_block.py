@@ -40,7 +40,8 @@ class BlockOp(Part):
 
 
 class Device(Part):
-    """A block device. Rates, times and in_flight: /proc/diskstats.
+    """A block device. Rates, times and in_flight: /proc/diskstats; None while the device's
+    queue/iostats is off.
 
     kind: disk, partition, loop, dm (or lvm, crypt, mpath), md (or its level), zram, ram, nbd, rom.
     what: the name a mapping goes by, the file behind a loop device. parent: the disk of a

@@ -25,7 +25,6 @@
 #ifndef __RQF_FLUSH_SEQ
 #define __RQF_FLUSH_SEQ 4  /* an enum since 6.11, 5f89154e8e9e */
 #endif
-#define KTOP_REQ_PREFLUSH (1 << 18)
 #define KTOP_OP_WRITE 1
 #define KTOP_OP_FLUSH 2
 #define KTOP_OP_DRIVER 32  /* and above: commands, not I/O */
@@ -400,7 +399,7 @@ static __always_inline int block_completed(struct request *rq, s32 error, u32 by
     bool more = bytes < F(rq, __data_len) || (step && d.op != KTOP_OP_FLUSH);
     if (s && !more)
         d.bytes += s->bytes;
-    if (d.op == KTOP_OP_WRITE && flags & KTOP_REQ_PREFLUSH && !more && !d.bytes)
+    if (d.op == KTOP_OP_WRITE && !more && !d.bytes)  /* REQ_PREFLUSH is off by now */
         d.op = KTOP_OP_SYNC;
     struct ktop_block_op *o = block_op(d.dev, d.op);
     if (!o)

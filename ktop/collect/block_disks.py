@@ -16,6 +16,7 @@ SECTOR = 512            # diskstats and size count in these whatever the device'
 RECHECK_NS = 10_000_000_000
 MAX_DEVICES = 256       # rows; the busiest
 _MEMORY = ("zram", "ram")
+_VOLATILE = ("loop", "zram", "nbd")  # what they stand for changes under the same name
 _BY_NAME = (*_MEMORY, "loop", "nbd", "sr", "fd")
 _MS = 1_000_000
 
@@ -64,10 +65,12 @@ class Known:
     parent: str | None = None
     slaves: list[str] = field(default_factory=list)
     hidden: bool = False
+    iostats: bool = True  # switched off, the kernel counts nothing: that is unknown, not zero
     size_bytes: int | None = None
     rotational: bool | None = None
     scheduler: str | None = None
     checked_ns: int = 0
+    seal: str = ""
 
     @property
     def counted(self) -> bool:
@@ -107,6 +110,12 @@ def _kind(base: str, name: str) -> tuple[str, str]:
     return {"sr": "rom", "fd": "floppy"}.get(prefix, prefix), ""
 
 
+def _seal(name: str, sys_root: str) -> str:
+    """Changes when a loop device gets another file (diskseq since 5.15), a zram its size."""
+    base = os.path.join(sys_root, name)
+    return f"{_text(base + '/diskseq')} {_text(base + '/size')}"
+
+
 def look(name: str, sys_root: str = "/sys/class/block") -> Known:
     """What sysfs says about a device; blanks where it says nothing."""
     base = os.path.join(sys_root, name.replace("/", "!"))
@@ -118,6 +127,7 @@ def look(name: str, sys_root: str = "/sys/class/block") -> Known:
         return known
     known.kind, known.what = _kind(base, name)
     known.slaves = _names(f"{base}/slaves")
+    known.iostats = _text(f"{base}/queue/iostats") != "0"
     known.hidden = _text(f"{base}/hidden") == "1"
     spins = _text(f"{base}/queue/rotational")
     known.rotational = None if spins is None else spins == "1"
@@ -150,9 +160,10 @@ class Disks:
         rows = []
         for name, (dev, stat) in found.items():
             known = self._known.get(name)
-            if known is None or (now - known.checked_ns >= RECHECK_NS):
+            seal = _seal(name, self._sys) if name.startswith(_VOLATILE) else ""
+            if known is None or now - known.checked_ns >= RECHECK_NS or seal != known.seal:
                 known = self._known[name] = look(name, self._sys)
-                known.checked_ns = now
+                known.checked_ns, known.seal = now, seal
             if not known.size_bytes and not any(stat):
                 continue
             before = old.get(name)
@@ -168,7 +179,10 @@ class Disks:
         row = Device(
             name=clean(name, 64), dev=dev, kind=known.kind, what=known.what, parent=known.parent,
             slaves=known.slaves, counted=known.counted, size_bytes=known.size_bytes,
-            rotational=known.rotational, scheduler=known.scheduler, in_flight=stat.in_flight)
+            rotational=known.rotational, scheduler=known.scheduler)
+        if not known.iostats:
+            return row
+        row.in_flight = stat.in_flight
         if before is None or not interval:
             return row
         d = Stat._make(a - b for a, b in zip(stat, before, strict=True))

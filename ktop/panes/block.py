@@ -431,9 +431,9 @@ class BlockPane(Pane):
             "", paragraph("""The histogram is of the row under the cursor, else of the busiest
                 operation of the busiest disk; the picture of the last minutes is always of device
                 time, of the busiest operations of each tick (darker: more, by logarithm).
-                By process: who submitted the request. What kernel threads write back
-                belongs, on cgroup v2, to the cgroup that dirtied it; on v1 the kernel does not
-                know. Zero-request devices (zram, most mappings) have means only."""),
+                By process: who submitted the request. What kernel threads submit
+                (write-back, what was throttled) belongs, on cgroup v2, to the cgroup that dirtied
+                or asked for it; on v1 the kernel does not say. Zero-request devices (zram, most mappings) have means only."""),
             "", "Devices", column_help(device_columns(self._label)),
             "", "Operations", column_help(op_columns()),
             "", "By process, by control group", column_help(user_columns(self.names)),
