@@ -27,7 +27,8 @@ class LateLayers:
         """
         self._options, self._bpf, self._settings = options, bpf, settings
         self._joins = joins or {}
-        self._loading: list[Engine] = []
+        self._waiting: list[int] = []  # numbers of groups whose turn has not come
+        self._loading: Engine | None = None
         self._watched: set[str] = set()
         self._thresholds: dict[str, int] = {}
         self._fresh: set[str] = set()  # layers without a tick so far: no rates yet
@@ -35,30 +36,35 @@ class LateLayers:
         self.layers: dict[str, Any] = {}
 
     def start(self) -> None:
-        """Start every group's child."""
-        for number, group in enumerate(GROUPS):
-            if number == 0 or not probes_of(group):
-                continue
-            if not self._bpf:
+        """Begin to load."""
+        for number, group in enumerate(GROUPS[1:], 1):
+            if self._bpf:
+                self._waiting.append(number)
+            else:
                 self._make(group.layers, None)
-                continue
-            engine = Engine(self._options, number)
-            engine.start()
-            self._loading.append(engine)
+        self.poll()
 
     def poll(self) -> None:
-        """Take over what has finished loading."""
-        for engine in [e for e in self._loading if e.poll()]:
-            self._loading.remove(engine)
+        """Take over what has finished loading, start the next: a compiler takes 140 MB, so there
+        is one at a time, and what is looked at comes first."""
+        engine = self._loading
+        if engine is not None and engine.poll():
+            self._loading = None
             self.engines.append(engine)
             engine.watch(self._watched)
             self._make(GROUPS[engine.group].layers, engine)
+        if self._loading is None and self._waiting:
+            number = min(self._waiting, key=lambda n: not any(
+                p.layer in self._watched for p in probes_of(GROUPS[n])))
+            self._waiting.remove(number)
+            self._loading = Engine(self._options, number)
+            self._loading.start()
 
     def wait(self) -> None:
-        """Until all are loaded (snapshots, doctors, tests)."""
-        for engine in self._loading:
-            engine.wait()
-        self.poll()
+        """Until all are loaded (snapshots, tests)."""
+        while self._loading is not None:
+            self._loading.wait()
+            self.poll()
 
     def _make(self, names: tuple[str, ...], engine: Engine | None) -> None:
         for name in names:
@@ -89,6 +95,7 @@ class LateLayers:
 
     def drain(self) -> None:
         """Make room in the event rings between ticks."""
+        self.poll()
         for layer in self.layers.values():
             layer.drain()
 
@@ -110,6 +117,6 @@ class LateLayers:
         """Detach everything."""
         for layer in self.layers.values():
             layer.close()
-        for engine in (*self.engines, *self._loading):
+        for engine in (*self.engines, *([self._loading] if self._loading else [])):
             engine.close()
-        self.layers, self.engines, self._loading = {}, [], []
+        self.layers, self.engines, self._loading, self._waiting = {}, [], None, []
