@@ -25,7 +25,7 @@ GROUPS = (
     Group(("account.bpf.h",), ("sched", "processes")),
     Group((), ("lifecycle",)),
     Group((), ("block",)),
-    Group((), ("tcp",)),
+    Group(("tcp.bpf.h", "tcp_dns.bpf.h"), ("tcp",)),
     Group(("files.bpf.h",), ("files",)),
 )
 # layer -> module:class in ktop.collect, for the layers of the later groups.

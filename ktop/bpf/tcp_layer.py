@@ -44,11 +44,14 @@ COUNTERS = ("connects", "connects_failed", "accepts", "closes", "retrans_unknown
             "resets_received", "drops", "lost", "dns_queries", "dns_answers", "dns_failed")
 DROP_KEY = packer((("reason", "I"), ("stack", "i"), ("location", "Q"), ("netns", "I"),
                    ("protocol", "I")))
-DNS = (("sent_ns", "Q"), ("latency_ns", "Q"), ("cgroup", "Q"), ("pid", "I"), ("netns", "I"),
-       ("rcode", "i"), ("port", "H"), ("id", "H"), ("family", "H"), ("server", "16s"),
-       ("name", "64s"), ("comm", "16s"))
+# struct ktop_tcp_dns: a query, and its answer once there is one.
+DNS = (
+    ("sent_ns", "Q"), ("latency_ns", "Q"), ("cgroup", "Q"), ("pid", "I"), ("netns", "I"),
+    ("rcode", "i"), ("pad", "I"), ("port", "H"), ("id", "H"), ("family", "H"), ("tries", "H"),
+    ("server", "16s"), ("name", "64s"), ("comm", "16s"),
+)
 
-SOCK_STRUCT, EVENT_STRUCT = packer(SOCK), packer(EVENT)
+SOCK_STRUCT, EVENT_STRUCT, DNS_STRUCT = packer(SOCK), packer(EVENT), packer(DNS)
 RING_PAGES = 512       # 2 MiB: 13,000 events between two drains
 STACKS = 2048          # distinct drop stacks
 STACK_DEPTH = 127      # BPF_STACK_TRACE's
@@ -57,11 +60,14 @@ DROP_FEED, RETRANS_FEED = 200, 400  # events between two drains; all are counted
 DEFINES = {
     "KTOP_TCP_SOCK_SIZE": SOCK_STRUCT.size,
     "KTOP_TCP_EVENT_SIZE": EVENT_STRUCT.size,
+    "KTOP_TCP_DNS_SIZE": DNS_STRUCT.size,
     "KTOP_TCP_COUNTERS": len(COUNTERS),
     "KTOP_TCP_RING_PAGES": RING_PAGES,
     "KTOP_TCP_STACKS": STACKS,
     "KTOP_TCP_DROP_KEY_SIZE": DROP_KEY.size,
 }
+
+_PACKET_TAX = "costs every packet of the host a look at its headers while attached"
 
 PROBES: tuple[Probe, ...] = (
     Probe("tcp_socks", "tcp", "iter", "tcp",
@@ -85,4 +91,10 @@ PROBES: tuple[Probe, ...] = (
     Probe("tcp_drop", "tcp", "tp", "kfree_skb",
           "dropped TCP and UDP packets: reason, stack, connection", "none",
           "what is dropped before the kernel sees it (device, XDP)"),
+    Probe("tcp_dns_out", "tcp", "tp", "net_dev_queue",
+          "DNS queries over UDP port 53: who asks whom", "none",
+          "queries over TCP, TLS and HTTPS; answers from a cache in the process", _PACKET_TAX),
+    Probe("tcp_dns_in", "tcp", "tp", "netif_receive_skb",
+          "answers to them: latency and result", "none", "answers in VLAN-tagged frames",
+          _PACKET_TAX),
 )

@@ -12,6 +12,7 @@ from ktop.bpf.layout import HIST_SLOTS
 from ktop.bpf.ringbuf import RingBuffer
 from ktop.bpf.tcp_layer import COUNTERS, DROP_FEED, KINDS, RETRANS_FEED, RETRANSMITS
 from ktop.collect.layer import Tick
+from ktop.collect.tcp_dns import DnsFolds
 from ktop.collect.tcp_drops import Drops, enum_names
 from ktop.collect.tcp_netns import Namespaces, Rates, rate, read_counters, read_interfaces
 from ktop.collect.tcp_peers import Peers
@@ -36,11 +37,12 @@ class TcpLayer:
         self._namespaces, self._rates = Namespaces(), Rates()
         self._ring: RingBuffer | None = None
         self._drops: Drops | None = None
+        self._dns: DnsFolds | None = None
         self._reasons: dict[str, dict[int, str]] = {}
         if self._engine is not None:
             ring = self._engine.loaded.maps["tcp_events"]
             self._ring = RingBuffer(ring.fd, ring.max_entries)
-            self._drops = Drops(self._engine)
+            self._drops, self._dns = Drops(self._engine), DnsFolds(self._engine)
             self._reasons = {"drop": self._drops.reasons, "reset_sent": enum_names(
                 "sk_rst_reason", "SK_RST_REASON_")}
         self._pending: list[EventRecord] = []
@@ -74,7 +76,10 @@ class TcpLayer:
         """Empty the event ring; called between ticks too, so that a burst finds room."""
         if self._ring is None:
             return
-        records = [decode(raw) for raw in self._ring.drain()]
+        raws = self._ring.drain()
+        if self._dns is not None:
+            raws = self._dns.take(raws)
+        records = [decode(raw) for raw in raws]
         room = max(0, _PENDING - len(self._pending))
         self._overflow += max(0, len(records) - room)
         self._pending += records[:room]
@@ -104,6 +109,8 @@ class TcpLayer:
         self._totals(layer, interval)
         if self._drops is not None:
             layer.drops = self._drops.rows(interval.ns, tick.watched)
+        if self._dns is not None:
+            layer.dns = self._dns.rows(tick.now)
         known = {n.id for n in layer.namespaces}
         self._unknown_netns = any(r.netns and r.netns not in known for r in records[:1000])
         self._note(layer)

@@ -16,12 +16,14 @@ from ktop.model import Frame
 from ktop.model_tcp import Drop, Peer, Tcp
 from ktop.panes.base import Names, Pane, column_help, in_view, paragraph, why_missing
 from ktop.panes.tcp_columns import (
+    FEEDS,
     Spaces,
     connection_columns,
     dns_columns,
     drop_columns,
     endpoint,
     feed_columns,
+    in_feed,
     interface_columns,
     listener_columns,
     namespace_columns,
@@ -48,7 +50,7 @@ _VIEW_SECTIONS = {
     "network": ("interfaces", "dns"), "latency": ("rtt", "connect")}
 _BIG_SECTIONS = {
     "connections": ("connections", "rtt", "heat"), "peers": ("peers", "connect"),
-    "trouble": ("troubled", "drops", "stack"), "latency": ("rtt", "heat", "connect")}
+    "trouble": ("troubled", "drops", "stack")}
 _TITLES = {
     "connections": "Connections", "peers": "Peers, the last minute", "feed": "Feed",
     "listeners": "Listening sockets", "spaces": "Network namespaces",
@@ -70,6 +72,8 @@ class TcpPane(Pane):
                 "trouble (retransmits, drops), network, latency"),
         Binding("V", "view(-1)", "View back", show=False, id="tcp.view_back",
                 tooltip="The view before"),
+        Binding("e", "feed", "Feed of", show=False, id="tcp.feed",
+                tooltip="The feed shows everything, connections, or trouble only"),
         Binding("o", "other", "Other part", id="tcp.other",
                 tooltip="Move the focus to the next table"),
     ]
@@ -90,6 +94,7 @@ class TcpPane(Pane):
         self.names = Names()
         self.spaces = Spaces(self.names)
         self.view = "connections"
+        self.feed = "everything"
         self._frame: Frame | None = None
         self._history: History | None = None
         self._peer: Key | None = None  # whose latency is shown
@@ -202,10 +207,17 @@ class TcpPane(Pane):
         if self._history is None:
             return
         feed = self._history.tcp
-        note = f"{fmt.grouped(feed.cut)} beyond the feed" if feed.cut else ""
-        if self._fed != (id(feed), feed.newest) or not feed.newest[1]:
-            self._fed = (id(feed), feed.newest)
-            self._fill("feed", feed.events(), why_missing(frame, "tcp_state", "nothing"), note)
+        state = (id(feed), feed.newest, self.feed)
+        if self._fed == state and feed.newest[1]:
+            return
+        self._fed = state
+        note = f"{self.feed}: e changes"
+        if feed.cut:
+            note = f"{fmt.grouped(feed.cut)} beyond the feed, {note}"
+        rows = [f for f in feed.events() if in_feed(f.event, self.feed)]
+        empty = "nothing of that kind" if feed.newest[1] else why_missing(
+            frame, "tcp_state", "nothing")
+        self._fill("feed", rows, empty, note)
 
     def _show_listeners(self, frame: Frame, layer: Tcp) -> None:
         full = sum(1 for r in layer.listeners if r.backlog > r.backlog_max)
@@ -334,6 +346,16 @@ class TcpPane(Pane):
         self.view = VIEWS[(VIEWS.index(self.view) + step) % len(VIEWS)]
         self._arrange()
         self.focus_main()
+
+    def action_feed(self) -> None:
+        """Everything, connections, trouble."""
+        self.feed = FEEDS[(FEEDS.index(self.feed) + 1) % len(FEEDS)]
+        if self.view != "feed":
+            self.view = "feed"
+            self._arrange()
+            self.focus_main()
+        elif self._frame is not None:
+            self._show_feed(self._frame, self._frame.tcp or Tcp())
 
     def action_other(self) -> None:
         """The next table in view."""

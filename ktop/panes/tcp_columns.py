@@ -11,6 +11,7 @@ from ktop.history_tcp import FeedTcp
 from ktop.model_tcp import (
     Connection,
     Dns,
+    Drop,
     Listener,
     Namespace,
     Peer,
@@ -45,6 +46,10 @@ class Spaces:
             known = row.cgroup is not None and row.cgroup > 1
             self._known[row.id] = row.name or (
                 self._names.cgroup(row.cgroup) if known else str(row.id))
+
+    def cgroup(self, number: int | None) -> str:
+        """A control group by number."""
+        return self._names.cgroup(number)
 
     def name(self, number: int) -> str:
         """`host`, its name under /run/netns, its container's, else its inode number."""
@@ -179,6 +184,8 @@ def peer_columns() -> list[Column]:
                lambda p: "out" if p.direction == "out" else f"in :{p.port}", "left",
                sort=lambda p: (p.direction, p.port), style=lambda p: "dim",
                help="out: connected to; in: accepted from, on our port"),
+        Column("command", "COMMAND", 12, lambda p: p.comm, "left",
+               sort=lambda p: p.comm.casefold(), help="whose connections these are"),
         _count("open", "OPEN", lambda p: p.connections, "connections open now"),
         _count("opened", "CONN", lambda p: p.opened, "established in the last minute"),
         _count("failed", "FAIL", lambda p: p.failed, "connects that failed in the last minute",
@@ -192,8 +199,6 @@ def peer_columns() -> list[Column]:
               _SLOW_NS, _BAD_NS),
         _retrans_pct(),
         _rate("retrans", "RTR/s", "retrans_per_s", "segments sent again a second", 0.05, 10),
-        Column("command", "COMMAND", 14, lambda p: p.comm, "left",
-               sort=lambda p: p.comm.casefold(), help="whose connections these are"),
         Column("why", "FAILURES", 14, lambda p: counted(p.failures), "left",
                sort=lambda p: sum(p.failures.values()), min_width=8, style=lambda p: "bad",
                help="failed connects and connections that ended badly, last minute, by error"),
@@ -208,8 +213,29 @@ def trouble_columns() -> list[Column]:
                    style=lambda p: "warn",
                    help="retransmits by kind: rto (timeout), fast (recovery), tlp (tail loss "
                         "probe), syn, synack, unknown; as far as they were in the feed")
-    return [found[k] for k in ("remote", "dir", "retrans", "retrans_pct", "rtt", "failed",
-                               "command", "why")] + [kinds]
+    return [found[k] for k in ("remote", "dir", "command", "retrans", "retrans_pct", "rtt",
+                               "failed", "why")] + [kinds]
+
+
+FEEDS = ("everything", "connections", "trouble")
+# packets that are freed undelivered in the life of every healthy host
+_ORDINARY = {"NO_SOCKET", "QUEUE_PURGE", "TCP_OLD_DATA", "TCP_OLD_ACK", "TCP_OLD_SEQUENCE",
+             "NOT_SPECIFIED", "SOCKET_CLOSE", "TCP_RESET", "TCP_CLOSE"}
+
+
+def in_feed(e: TcpEvent, which: str) -> bool:
+    """Whether an event belongs into that one of FEEDS."""
+    life = e.kind in ("connect", "accept", "close")
+    if which == "connections":
+        return life
+    return which == "everything" or (e.result != "ok" if life else not ordinary(e))
+
+
+def ordinary(what: Drop | TcpEvent) -> bool:
+    """A drop of which every host has some."""
+    if isinstance(what, Drop):
+        return what.reason in _ORDINARY
+    return what.kind == "drop" and what.result in _ORDINARY
 
 
 _KIND_STYLE = {"connect": "accent", "accept": "good", "close": "dim", "retransmit": "warn",
@@ -221,7 +247,7 @@ def _result_style(f: FeedTcp) -> str:
     e = f.event
     if e.kind in ("connect", "accept", "close"):
         return "dim" if e.result == "ok" else "bad"
-    return "warn"
+    return "dim" if ordinary(e) else "warn"
 
 
 def event_note(e: TcpEvent) -> str:
@@ -243,7 +269,8 @@ def feed_columns(names: Names, spaces: Spaces) -> list[Column]:
         Column("time", "TIME", 8, lambda f: fmt.clock_time(f.event.time_ns), "left",
                style=lambda f: "dim", help="time of day"),
         Column("kind", "EVENT", 8, lambda f: _KIND_SHORT.get(f.event.kind, f.event.kind), "left",
-               style=lambda f: _KIND_STYLE.get(f.event.kind, "normal"),
+               style=lambda f: "dim" if ordinary(f.event) else _KIND_STYLE.get(
+                   f.event.kind, "normal"),
                help="connect, accept, close, retrans, drop, rst sent, rst rcvd"),
         Column("remote", "REMOTE", 21, lambda f: endpoint(f.event.remote, f.event.remote_port),
                "left", style=lambda f: "strong", help="the other end; of a drop its source"),
@@ -321,10 +348,12 @@ def namespace_columns(spaces: Spaces) -> list[Column]:
                help="of its limit (nf_conntrack_max)"),
         _rate("ct_fail", "CTFL/s", "conntrack_insert_failed_per_s",
               "entries that could not be inserted", 0.01, 1),
-        Column("ct_drop", "CTDROP/s", 8, lambda r: fmt.rate(r.conntrack_drops_per_s),
-               sort=lambda r: r.conntrack_drops_per_s, min_width=8,
-               style=lambda r: theme.load(r.conntrack_drops_per_s, 0.01, 1, quiet=1e-9),
-               help="packets dropped by connection tracking, early drops included"),
+        _rate("ct_drop", "CTDR/s", "conntrack_drops_per_s",
+              "packets dropped by connection tracking, early drops included", 0.01, 1),
+        _count("procs", "PROCS", lambda r: r.processes, "processes in it"),
+        Column("cgroup", "CGROUP", 12, lambda r: spaces.cgroup(r.cgroup), "left",
+               sort=lambda r: spaces.cgroup(r.cgroup), min_width=8,
+               help="container, pod or unit of one of its processes"),
     ]
 
 
@@ -332,8 +361,11 @@ def drop_columns(spaces: Spaces) -> list[Column]:
     """Rows are Drops."""
     return [
         Column("reason", "REASON", 22, lambda d: d.reason, "left", sort=lambda d: d.reason,
-               style=lambda d: "strong", help="enum skb_drop_reason of the running kernel"),
-        _rate("rate", "DROP/s", "per_s", "packets dropped a second", 0.01, 100),
+               style=lambda d: "dim" if ordinary(d) else "strong",
+               help="enum skb_drop_reason of the running kernel; dim: every host has some"),
+        Column("rate", "DROP/s", 6, lambda d: fmt.rate(d.per_s), sort=lambda d: d.per_s,
+               style=lambda d: "dim" if ordinary(d) else theme.load(d.per_s, 0.01, 100, 1e-9),
+               help="packets dropped a second"),
         _count("total", "TOTAL", lambda d: d.total, "since ktop started"),
         Column("proto", "L4", 3, lambda d: d.protocol, "left", sort=lambda d: d.protocol,
                help="tcp or udp"),

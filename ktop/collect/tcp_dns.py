@@ -1,0 +1,124 @@
+"""DNS queries over UDP port 53 and their answers, folded by process and server over a minute."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes as ct
+import struct
+from collections import deque
+from typing import NamedTuple
+
+from ktop import hist
+from ktop.bpf import syscall
+from ktop.bpf.engine import Engine
+from ktop.bpf.tcp_layer import DNS_STRUCT
+from ktop.collect.tcp_records import address, command
+from ktop.model import Hist
+from ktop.model_tcp import Dns
+from ktop.text import clean
+
+WINDOW_NS = 60_000_000_000
+TIMEOUT_NS = 5_000_000_000   # resolv.conf(5)'s own
+MAX_QUERIES = 20_000         # remembered of the last minute; the oldest go
+_ROWS = 200
+_MAP_DELETE = 3
+# RFC 1035, RFC 2136
+_RCODES = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 6: "YXDOMAIN",
+           7: "YXRRSET", 8: "NXRRSET", 9: "NOTAUTH", 10: "NOTZONE"}
+
+
+class DnsRecord(NamedTuple):
+    """struct ktop_tcp_dns of tcp_dns.bpf.h."""
+
+    sent_ns: int
+    latency_ns: int
+    cgroup: int
+    pid: int
+    netns: int
+    rcode: int
+    pad: int
+    port: int
+    id: int
+    family: int
+    tries: int
+    server: bytes
+    name: bytes
+    comm: bytes
+
+
+def query_name(raw: bytes) -> str:
+    """The name asked for, from its labels; what did not fit ends in an ellipsis."""
+    labels: list[bytes] = []
+    at = 0
+    while at < len(raw) and raw[at]:
+        size = raw[at]
+        if size > 63:
+            break
+        labels.append(raw[at + 1:at + 1 + size])
+        at += 1 + size
+    cut = at >= len(raw)
+    return clean(b".".join(labels), 80) + ("…" if cut else "")
+
+
+class DnsFolds:
+    """Answered and given-up queries by (command, server, namespace)."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._done: deque[tuple[int, DnsRecord]] = deque(maxlen=MAX_QUERIES)
+        self._pending: list[DnsRecord] = []
+
+    def take(self, raws: list[bytes]) -> list[bytes]:
+        """Take this layer's answers out of what came from the ring; the rest is given back."""
+        size = DNS_STRUCT.size
+        rest = [raw for raw in raws if len(raw) != size]
+        if len(rest) != len(raws):
+            self._pending += [DnsRecord._make(DNS_STRUCT.unpack(raw))
+                              for raw in raws if len(raw) == size]
+            del self._pending[:-MAX_QUERIES]
+        return rest
+
+    def _give_up(self, now: int) -> None:
+        """Queries without an answer for TIMEOUT_NS."""
+        asked = self._engine.loaded.maps.get("tcp_dns_asked")
+        if asked is None or not self._engine.live("tcp_dns_out"):
+            return
+        for key, value in self._engine.read_hash("tcp_dns_asked"):
+            r = DnsRecord._make(DNS_STRUCT.unpack(value))
+            if now - r.sent_ns < TIMEOUT_NS:
+                continue
+            self._done.append((now, r))
+            buffer = ct.create_string_buffer(key, len(key))
+            with contextlib.suppress(FileNotFoundError):  # answered, or pushed out, meanwhile
+                syscall.bpf(_MAP_DELETE, struct.pack("@IIQ", asked.fd, 0, ct.addressof(buffer)))
+
+    def rows(self, now: int) -> list[Dns]:
+        """The last minute, most queries first."""
+        self._done.extend((now, r) for r in self._pending)
+        self._pending = []
+        self._give_up(now)
+        while self._done and self._done[0][0] <= now - WINDOW_NS:
+            self._done.popleft()
+        found: dict[tuple[str, str, int], Dns] = {}
+        for _, r in self._done:
+            server = address(r.family, r.server)
+            key = (command(r.comm) or "-", server, r.netns)
+            row = found.get(key)
+            if row is None:
+                row = found[key] = Dns(*key, failures={})
+            row.queries += 1
+            row.last_name = query_name(r.name)
+            if not r.latency_ns:
+                row.failures["timeout"] = row.failures.get("timeout", 0) + 1
+                continue
+            row.answers += 1
+            if r.rcode:
+                name = _RCODES.get(r.rcode, f"rcode {r.rcode}")
+                row.failures[name] = row.failures.get(name, 0) + 1
+            if row.latency is None:
+                row.latency = Hist({}, 0, 0)
+            bucket = hist.slot(r.latency_ns)
+            row.latency.counts[bucket] = row.latency.counts.get(bucket, 0) + 1
+            row.latency.sum_ns += r.latency_ns
+            row.latency.max_ns = max(row.latency.max_ns or 0, r.latency_ns)
+        return sorted(found.values(), key=lambda d: (-d.queries, d.comm, d.server))[:_ROWS]
