@@ -312,7 +312,7 @@ class SchedulerPane(Pane):
         reasons = "\n".join(f"  {name:<16}{text}" for name, text in _OFF_CPU_HELP.items())
         return "\n".join([
             paragraph("""Run queue latency: from runnable to running, once per time slice
-                (sched_switch and the kernel's own sched_info.last_queued). Percentiles come from
+                (sched_switch and the kernel's own sched_info.run_delay). Percentiles come from
                 the histogram shown, exact to a quarter of an octave. waits/s x mean wait = threads
                 waiting on average. A wait that has not ended is counted when it ends. In the
                 picture of the last minutes a denser shade is more waits, by logarithm; where the
