@@ -306,7 +306,7 @@ async def test_what_an_engineer_reads_first():
     async with app.run_test(size=(80, 24)) as pilot:
         await show(app, pilot, stream(3))
         assert "000000010000000200000047" in text(app)  # the end of a path is kept
-        assert "1.5k reads/s" in text(app)
+        assert "1.5k rd/s" in text(app)
         await show(app, pilot, stream(3), "slow")
         assert "80ms" in text(app) and "fdatasync" in text(app) and "10ms and more" in text(app)
         await show(app, pilot, stream(3), "opens")

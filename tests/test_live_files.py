@@ -407,6 +407,66 @@ def test_page_cache_against_meminfo(collector: Collector, tmp_path: Path) -> Non
     assert cache.threshold_bytes > cache.background_bytes > 0
 
 
+@contextlib.contextmanager
+def little_room_for_dirty_pages() -> Iterator[None]:
+    """Writers are held back from a few MB on; the host's own setting comes back."""
+    vm = Path("/proc/sys/vm")
+    ratios = {n: (vm / n).read_text() for n in ("dirty_ratio", "dirty_background_ratio")}
+    if "0" in (ratio.strip() for ratio in ratios.values()):
+        pytest.skip("dirty_bytes is in use here")
+    try:
+        (vm / "dirty_background_bytes").write_text(str(2 << 20))
+        (vm / "dirty_bytes").write_text(str(4 << 20))
+        yield
+    finally:
+        for name, ratio in ratios.items():
+            (vm / name).write_text(ratio)
+
+
+@contextlib.contextmanager
+def traced_pauses() -> Iterator[Path]:
+    """A trace of our own of balance_dirty_pages."""
+    instance = Path(f"/sys/kernel/tracing/instances/ktop-test-{ME}")
+    instance.mkdir()
+    event = instance / "events" / "writeback" / "balance_dirty_pages" / "enable"
+    try:
+        event.write_text("1")
+        yield instance / "trace"
+    finally:
+        event.write_text("0")
+        instance.rmdir()
+
+
+def pauses_ms(trace: str) -> list[int]:
+    """The pauses of this process, as the trace event prints them."""
+    found = [int(line.split(" pause=")[1].split()[0]) for line in trace.splitlines()
+             if f"-{ME} " in line]
+    return [ms for ms in found if ms > 0]
+
+
+def test_who_is_held_back_against_a_trace(collector: Collector, tmp_path: Path) -> None:
+    collector.tick()
+    time.sleep(2.1)  # HZ is known from the second sample of descriptors on
+    collector.tick()
+    with traced_pauses() as trace, little_room_for_dirty_pages():
+        collector.tick()
+        for _ in range(40):
+            (tmp_path / "dirty").write_bytes(b"x" * (8 << 20))
+            if pauses_ms(trace.read_text()):
+                break
+        frame = collector.tick()
+        pauses = pauses_ms(trace.read_text())
+    if not pauses:
+        pytest.skip("the disk was faster than the writer")
+    cache = files(frame).cache
+    assert cache is not None and frame.clock.interval_ns is not None
+    mine = next(t for t in cache.throttled if t.pid == ME)
+    assert number(frame, mine.pauses_per_s) == len(pauses)
+    assert mine.pause_pct is not None
+    paused_ms = mine.pause_pct * frame.clock.interval_ns / 1e8
+    assert paused_ms == pytest.approx(sum(pauses), rel=0.1, abs=10 * len(pauses))
+
+
 # -- nobody looks ----------------------------------------------------------------------------------
 
 

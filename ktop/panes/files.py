@@ -147,15 +147,15 @@ class FilesPane(Pane):
         host = files.host or FileOps()
         pieces: list[Piece] = [(" ", "normal")]
         for value, text, size in (
-                (host.reads_per_s, "reads/s ", host.read_bytes_per_s),
-                (host.writes_per_s, "writes/s ", host.write_bytes_per_s)):
+                (host.reads_per_s, "rd/s ", host.read_bytes_per_s),
+                (host.writes_per_s, "wr/s ", host.write_bytes_per_s)):
             pieces += [(fmt.rate(value), "strong"), (f" {text}", "dim"),
                        (fmt.size_rate(size), "normal"), ("  ", "dim")]
-        pieces += [(fmt.rate(host.fsyncs_per_s), "strong"), (" fsyncs/s  ", "dim"),
-                   (fmt.rate(host.opens_per_s), "strong"), (" opens/s ", "dim"),
+        pieces += [(fmt.rate(host.fsyncs_per_s), "strong"), (" fsync/s  ", "dim"),
+                   (fmt.rate(host.opens_per_s), "strong"), (" opens/s  ", "dim"),
                    (fmt.rate(files.opens_failed_per_s),
                     "warn" if files.opens_failed_per_s else "dim"), (" failed  ", "dim"),
-                   (fmt.number(host.inside), "strong"), (" inside", "dim")]
+                   (fmt.number(host.inside), "strong"), (" in", "dim")]
         return pieces
 
     def _probes(self, frame: Frame, files: Files) -> list[Piece]:
