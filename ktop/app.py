@@ -432,11 +432,11 @@ class KtopApp(TerminalApp):
 
     def action_redraw(self) -> None:
         """Draw all of it again: something else has written on the terminal."""
-        self.screen.refresh(layout=True)
+        self.redraw()
 
     def _resumed(self, _app: object) -> None:
         """After Ctrl-Z and fg the screen is blank."""
-        self.screen.refresh(layout=True)
+        self.redraw()
 
 
 def _still(history: History) -> History:

@@ -19,24 +19,33 @@ import termios
 import threading
 import tty
 from codecs import getincrementaldecoder
+from collections.abc import Iterator
 from threading import Event
 from typing import Any
 
 from rich.cells import cell_len
+from rich.color import ColorSystem
 from textual import constants
+from textual._compositor import ChopsUpdate, LayoutUpdate
 from textual._xterm_parser import XTermParser
 from textual.app import App
 from textual.command import CommandPalette
 from textual.drivers.linux_driver import LinuxDriver
 from textual.screen import ModalScreen, Screen
+from textual.strip import Strip
 
 from ktop import terminal
+from ktop.cells import Cells, goto
 
 RESIZE_QUIET_S = 0.06
 RESIZE_LIMIT_S = 0.3
 CLOSE_S = 1.0
 # Mouse pointer shapes; kitty's key stack popped, on which we never pushed (a shell may have).
 UNWANTED = ("\x1b]22;", "\x1b[<u")
+# Before all is drawn anew on a terminal that somebody else wrote on: character set, scroll region,
+# origin, insert mode, line wrap, style.
+DRAW_RESET = "\x0f\x1b(B\x1b[r\x1b[?6l\x1b[4l\x1b[?7l\x1b[m"
+SYNC_START, SYNC_END = "\x1b[?2026h", "\x1b[?2026l"
 
 _ASCII = str.maketrans({
     **dict.fromkeys("─━═╌╍┄┅┈┉╴╶╸╺▔▁⎺⎽", "-"), **dict.fromkeys("│┃║╎╏┆┇┊┋▏▕▎▌▍▐", "|"),
@@ -137,6 +146,12 @@ class KtopDriver(LinuxDriver):
             self._writer_thread._queue.put(data, timeout=CLOSE_S)
         except queue.Full:
             self._output.queued -= 1
+            self._forget()
+
+    def _forget(self) -> None:
+        """The terminal may show anything: the next picture is written as a whole."""
+        if isinstance(self._app, TerminalApp):
+            self._app.cells.forget()
 
     @property
     def busy(self) -> bool:
@@ -230,6 +245,7 @@ class KtopDriver(LinuxDriver):
         self._resize_began = self._resize_timer = None
         size = Size(*self._get_terminal_size())
         if size == self._app.size:  # back where it was, but the terminal may have garbled it
+            self._forget()
             self._app.refresh(layout=True)
         self.send_message(Resize(size, size))
 
@@ -249,6 +265,7 @@ class KtopDriver(LinuxDriver):
             self._stop()
         setattr(constants, "DISABLE_KITTY_KEY", True)  # noqa: B010 - it is marked Final
         self._output.gone = False
+        self._forget()
         super().start_application_mode()  # type: ignore[no-untyped-call]
         self._loop.add_signal_handler(signal.SIGWINCH, self._resized)
 
@@ -287,6 +304,7 @@ class KtopDriver(LinuxDriver):
         self._enable_mouse_support()
         self._enable_bracketed_paste()
         self._disable_line_wrap()
+        self._forget()
         self._app.refresh(layout=True)
         self._resized()
 
@@ -323,11 +341,40 @@ class CalmPalette(CommandPalette, CalmScreen):
     """The same for the command palette."""
 
 
+Placed = tuple[int, int, Strip, int]  # column, line, strip, its cells at most
+
+
+def placed(update: ChopsUpdate | LayoutUpdate) -> Iterator[Placed]:
+    """The strips of an update, where they belong: what its render_segments would write."""
+    if isinstance(update, LayoutUpdate):
+        for y, strips in enumerate(update.strips, update.region.y):
+            x = update.region.x
+            for strip in strips:
+                yield x, y, strip, strip.cell_length
+                x += strip.cell_length
+        return
+    for y, x1, x2 in update.spans:
+        for end, (x, chop) in zip(update.chop_ends[y], update.chops[y].items(), strict=False):
+            if chop is not None and x < x2 and end > x1:
+                yield x, y, chop, min(end, x2) - x
+
+
+def pieces(strip: Strip, colors: ColorSystem) -> list[tuple[str, str]]:
+    """(text, SGR parameters) of a strip, the parameters as Textual makes and keeps them."""
+    found = []
+    for text, style, _ in strip._segments:
+        sgr = "" if style is None else style._ansi
+        found.append((text, Strip.render_ansi(style, colors) if sgr is None else sgr))
+    return found
+
+
 class TerminalApp(App[None]):
-    """App that neither prints tracebacks nor captures what it need not."""
+    """App that writes only cells that changed, prints no tracebacks, captures nothing needless."""
 
     def __init__(self, ascii_only: bool = False) -> None:
         KtopDriver.ascii_only = ascii_only
+        self.cells = Cells()
+        self._cursor_shown_at: tuple[int, int] | None = None
         # ansi_color now and not by the theme later: NO_COLOR's filter is chosen in here
         super().__init__(driver_class=KtopDriver, ansi_color=True)
         self.animation_level = "none"
@@ -340,6 +387,51 @@ class TerminalApp(App[None]):
     def terminal_busy(self) -> bool:
         """Drawing now would only queue."""
         return bool(getattr(self._driver, "busy", False))
+
+    def _display(self, screen: Screen[Any], renderable: Any) -> None:
+        """Write what differs from what the terminal shows, and nothing when nothing does."""
+        shows = self._running and not self._closed and not self.is_headless and not self.is_inline
+        if renderable is None or self._batch_count or not shows or self._driver is None:
+            super()._display(screen, renderable)
+        elif not isinstance(renderable, ChopsUpdate | LayoutUpdate):
+            super()._display(screen, renderable)
+            self.cells.forget()
+        else:
+            try:
+                sequence = self._difference(screen, renderable)
+            except Exception as error:
+                self._handle_exception(error)
+            else:
+                if sequence:
+                    self._driver.write(SYNC_START + sequence + SYNC_END if self._sync_available
+                                       else sequence)
+                    self._driver.flush()
+            self.post_display_hook()
+
+    def _difference(self, screen: Screen[Any], update: ChopsUpdate | LayoutUpdate) -> str:
+        """From what the terminal shows to this picture."""
+        cells = self.cells
+        cells.resize(*self.size)
+        start = ""
+        if not cells.known:
+            start = DRAW_RESET
+            if isinstance(update, ChopsUpdate):  # a part is not enough
+                update = screen._compositor.render_update(  # type: ignore[assignment]
+                    full=True, screen_stack=self._background_screens)
+        colors = self.console._color_system or ColorSystem.TRUECOLOR
+        for x, y, strip, limit in placed(update):
+            cells.put(x, y, pieces(strip, colors), limit)
+        sequence = start + cells.update()
+        cursor = screen.outer_size.clamp_offset(self.cursor_position)
+        if sequence or cursor != self._cursor_shown_at:
+            sequence += goto(*cursor)
+        self._cursor_shown_at = self._previous_cursor_position = cursor
+        return sequence
+
+    def redraw(self) -> None:
+        """Draw all of it again, whatever the terminal shows."""
+        self.cells.forget()
+        self.screen.refresh(layout=True)
 
     @property
     def failure(self) -> Exception | None:

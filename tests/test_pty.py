@@ -21,7 +21,9 @@ KTOP = [sys.executable, "-m", "ktop"]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="BPF needs root")
 SGR = re.compile(rb"\x1b\[([\d;:]*)m")
 # What a program may write to a terminal: text, and the sequences that Textual and we use.
-SEQUENCE = re.compile(rb"\x1b(?:\[[\x30-\x3f]*[\x20-\x2f]*[\x40-\x7e]|[78=>]|\][^\x07\x1b]*\x07)")
+# "\x0f" and "\x1b(B" choose the character set.
+SEQUENCE = re.compile(
+    rb"\x0f|\x1b(?:\[[\x30-\x3f]*[\x20-\x2f]*[\x40-\x7e]|[78=>]|\(B|\][^\x07\x1b]*\x07)")
 
 
 def colours(output: bytes) -> set[int]:

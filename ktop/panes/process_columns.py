@@ -24,6 +24,24 @@ def _figure(field: str) -> Callable[[Row], Any]:
     return lambda row: getattr(row, field, None)
 
 
+def _rounded(field: str) -> Callable[[Row], Any]:
+    """The percentage as it is shown: rows do not change places for what nobody sees."""
+    def value(row: Row) -> float | None:
+        found: float | None = getattr(row, field, None)
+        return None if found is None else round(found, 1)
+    return value
+
+
+def _coarse(field: str) -> Callable[[Row], Any]:
+    """The rate as it is shown, while it is small enough to matter."""
+    def value(row: Row) -> float | None:
+        found: float | None = getattr(row, field, None)
+        if not found or found >= 999.5:
+            return found
+        return max(0.05, round(found, 1)) if found < 9.95 else round(found)
+    return value
+
+
 def _shown(field: str, write: Callable[[Any], str]) -> Callable[[Row], str]:
     """The field as text; blank where a thread has none of its own: that is not unknown."""
     return lambda row: write(getattr(row, field)) if hasattr(row, field) else ""
@@ -35,12 +53,12 @@ def _load(field: str, warn: float, bad: float, quiet: float = 0.05) -> Callable[
 
 def _percent(key: str, title: str, field: str, warn: float, bad: float, text: str) -> Column:
     return Column(key, title, 5, _shown(field, fmt.pct),
-                  sort=_figure(field), style=_load(field, warn, bad), help=text)
+                  sort=_rounded(field), style=_load(field, warn, bad), help=text)
 
 
 def _rate(key: str, title: str, field: str, text: str, warn: float = 1e12) -> Column:
     return Column(key, title, 6, _shown(field, fmt.rate),
-                  sort=_figure(field), style=_load(field, warn, 1e12), help=text)
+                  sort=_coarse(field), style=_load(field, warn, 1e12), help=text)
 
 
 def _cpu_style(row: Row) -> str:
@@ -69,6 +87,26 @@ def _why_style(row: Row) -> str:
     return "dim" if (row.blocked_pct or 0) < 1 and row.state != "D" else "normal"
 
 
+def _time_columns() -> list[Column]:
+    """Where its time goes."""
+    return [
+        Column("cpu", "CPU%", 5, lambda r: fmt.pct(r.cpu_pct), sort=_rounded("cpu_pct"),
+               style=_cpu_style,
+               help="CPU time, % of one CPU (sum_exec_runtime); many threads can exceed 100"),
+        _percent("runq", "RQW%", "runq_wait_pct", 5, 20,
+                 "time runnable but waiting for a CPU, % of one thread's wall time "
+                 "(sched_info.run_delay)"),
+        Column("blocked", "BLK%", 5, lambda r: fmt.pct(r.blocked_pct),
+               sort=_rounded("blocked_pct"), style=_blocked_style,
+               help="time off CPU not by choice, % of one thread's wall time, all threads "
+                    "together: disk, uninterruptible, io, network, lock"),
+        Column("why", "WHY", 10, _why, "left",
+               sort=_figure("blocked_reason"), style=_why_style,
+               help="the system call it is or was last blocked in, iowait, or unintr. "
+                    "(uninterruptible for another reason)"),
+    ]
+
+
 def process_columns(names: Names, command: Callable[[Row], str]) -> list[Column]:
     """The table's columns; `command` also draws the branch of an unfolded thread."""
     def user(row: Row) -> str:
@@ -89,20 +127,7 @@ def process_columns(names: Names, command: Callable[[Row], str]) -> list[Column]
                style=lambda r: _STATE_STYLE.get(r.state, "dim"),
                help="state of the most active thread: R running or runnable, S sleeping, D "
                     "uninterruptible, T stopped, t traced, Z zombie, I idle kernel thread"),
-        Column("cpu", "CPU%", 5, lambda r: fmt.pct(r.cpu_pct), sort=_figure("cpu_pct"),
-               style=_cpu_style,
-               help="CPU time, % of one CPU (sum_exec_runtime); many threads can exceed 100"),
-        _percent("runq", "RQW%", "runq_wait_pct", 5, 20,
-                 "time runnable but waiting for a CPU, % of one thread's wall time "
-                 "(sched_info.run_delay)"),
-        Column("blocked", "BLK%", 5, lambda r: fmt.pct(r.blocked_pct), sort=_figure("blocked_pct"),
-               style=_blocked_style,
-               help="time off CPU not by choice, % of one thread's wall time, all threads "
-                    "together: disk, uninterruptible, io, network, lock"),
-        Column("why", "WHY", 10, _why, "left",
-               sort=_figure("blocked_reason"), style=_why_style,
-               help="the system call it is or was last blocked in, iowait, or unintr. "
-                    "(uninterruptible for another reason)"),
+        *_time_columns(),
         Column("rss", "RSS", 5, _shown("rss_bytes", fmt.size),
                sort=_figure("rss_bytes"), style=_load("rss_bytes", 1e18, 1e18),
                help="resident memory, bytes by 1024 (the kernel's own approximation)"),
