@@ -34,17 +34,23 @@ static __always_inline int fs_entered(struct pt_regs *regs, u32 nr)
     struct fs_key key = {};
     if (fs_compat(task))
         return 0;
-    u64 now = bpf_ktime_get_ns();
+    struct file *file = NULL;
     if (*what <= FS_FSYNC) {
-        struct file *file = fs_file(task, FS_ARG0(regs));
+        file = fs_file(task, FS_ARG0(regs));
         if (!fs_identify(file, &key))
             return 0;
-        if (fs_name(task, file, &key, now))
-            now = bpf_ktime_get_ns();  /* the walk is not the caller's latency */
     }
     struct fs_slot *s = fs_slot_of(task, true);
     if (!s)
         return 0;
+    u64 now = bpf_ktime_get_ns();
+    /* Who goes on with the same file is not asked again for a second. */
+    if (file && (s->file.ino != key.ino || s->file.dev != key.dev ||
+                 now - s->named_ns > 1000000000)) {
+        fs_name(task, file, &key, now);
+        s->named_ns = now;
+        now = bpf_ktime_get_ns();  /* the walk is not the caller's latency */
+    }
     s->arg[0] = FS_ARG0(regs);
     s->arg[1] = FS_ARG1(regs);
     s->arg[2] = FS_ARG2(regs);
@@ -203,7 +209,10 @@ static __always_inline int fs_left(u32 nr, s64 ret)
     if (start < config->since_ns || ret == -11 || (ret <= -512 && ret > -4096))
         return 0;
     if (s->what <= FS_FSYNC) {
-        fs_operation(&s->file, true, s->what - FS_READ, ns, ret, config->epoch);
+        u32 op = s->what - FS_READ;
+        op &= 3;
+        fs_operation(op, ns, ret, config->epoch);
+        fs_file_operation(&s->file, op, ns, ret, config->epoch);
         if (ns >= config->threshold_ns)
             fs_slow(task, s, ns, ret, now);
         return 0;
@@ -213,14 +222,14 @@ static __always_inline int fs_left(u32 nr, s64 ret)
         return 0;
     }
     struct fs_key key = {};
-    bool regular = false;
+    fs_operation(3, ns, ret, config->epoch);
     if (ret >= 0) {
         struct file *file = fs_file(task, ret);
-        regular = fs_identify(file, &key);
-        if (regular)
+        if (fs_identify(file, &key)) {
             fs_name(task, file, &key, now);
+            fs_file_operation(&key, 3, ns, ret, config->epoch);
+        }
     }
-    fs_operation(&key, regular, 3, ns, ret, config->epoch);
     fs_opened(task, s, now, ret);
     return 0;
 }

@@ -62,11 +62,10 @@ static __always_inline void fs_count(u32 which)
         (*n)++;
 }
 
-/* What is counted by: a file (inode number, device, generation), a process, a filesystem. */
-enum fs_kind { FS_KIND_FILE, FS_KIND_PROCESS, FS_KIND_FILESYSTEM };
+/* A file. */
 struct fs_key {
-    u64 id;
-    u32 dev, generation, kind, pad;
+    u64 ino;
+    u32 dev, generation;
 };
 
 struct fs_stat {
@@ -82,18 +81,25 @@ _Static_assert(sizeof(struct fs_stat) == KTOP_FS_STAT_SIZE, "files_layer.STAT");
 struct fs_hist {
     u32 slots[3 * KTOP_HIST_SLOTS];     /* read, write, fsync */
 };
+struct fs_both {
+    struct fs_stat stat;
+    struct fs_hist hist;
+};
 struct fs_host {
     struct fs_stat stat;
     u64 slots[4 * KTOP_HIST_SLOTS];
 };
 BPF_TABLE("lru_hash", struct fs_key, struct fs_stat, fs_stats, KTOP_FS_KEYS);
 BPF_TABLE("lru_hash", struct fs_key, struct fs_hist, fs_hists, KTOP_FS_HISTS);
+BPF_TABLE("lru_hash", u32, struct fs_both, fs_processes, KTOP_FS_PROCESSES);      /* tgid */
+BPF_TABLE("lru_hash", u32, struct fs_both, fs_filesystems, KTOP_FS_FILESYSTEMS);  /* s_dev */
 BPF_PERCPU_ARRAY(fs_hosts, struct fs_host, 1);
 BPF_PERCPU_ARRAY(fs_blank, struct fs_host, 1);
 
 /* A syscall under way. */
 struct fs_slot {
     u64 start_ns, arg[4];
+    u64 named_ns;   /* when the file's name was last seen to */
     struct fs_key file;
     u32 what, nr;
 };
@@ -181,27 +187,30 @@ static __always_inline struct fs_slot *fs_slot_of(struct task_struct *task, bool
 
 static __always_inline struct file *fs_file(struct task_struct *task, u64 fd)
 {
-    struct files_struct *files = PR(task, files);
-    struct fdtable *fdt = PR(files, fdt);
-    struct file *file = NULL;
-    if (!files || (u32)fd >= PR(fdt, max_fds))
+    struct files_struct *files = F(task, files);
+    if (!files)
         return NULL;
-    bpf_probe_read_kernel(&file, sizeof(file), PR(fdt, fd) + (u64)(u32)fd * sizeof(file));
+    struct fdtable *fdt = F(files, fdt);
+    struct file *file = NULL;
+    if (!fdt || (u32)fd >= F(fdt, max_fds))
+        return NULL;
+    void *array = F(fdt, fd);
+    bpf_probe_read_kernel(&file, sizeof(file), array + (u64)(u32)fd * sizeof(file));
     return file;
 }
 
 /* The file's identity; false when it is no regular file. */
 static __always_inline bool fs_identify(struct file *file, struct fs_key *key)
 {
+    if (!file)
+        return false;
     struct inode *inode = PR(file, f_inode);
-    if (!file || (PR(inode, i_mode) & 0170000) != 0100000)
+    if ((PR(inode, i_mode) & 0170000) != 0100000)
         return false;
     struct super_block *sb = PR(inode, i_sb);
-    key->id = PR(inode, i_ino);
+    key->ino = PR(inode, i_ino);
     key->dev = PR(sb, s_dev);
     key->generation = PR(inode, i_generation);
-    key->kind = FS_KIND_FILE;
-    key->pad = 0;
     return true;
 }
 
@@ -285,36 +294,6 @@ static __always_inline bool fs_send_name(struct task_struct *task, struct file *
     return fs_send(b, fs_walk(b, path.dentry, path.mnt));
 }
 
-static __always_inline struct fs_stat *fs_stat_of(struct fs_key *key, bool create)
-{
-    u32 zero = 0;
-    struct fs_stat *s = fs_stats.lookup(key);
-    if (s || !create)
-        return s;
-    struct fs_host *blank = fs_blank.lookup(&zero);
-    if (!blank)
-        return NULL;
-    if (!fs_stats.insert(key, &blank->stat))
-        fs_count(FS_N_KEYS);
-    return fs_stats.lookup(key);
-}
-
-/* Files are named when first seen, and every ten seconds again: they may be renamed or deleted. */
-static __always_inline bool fs_name(struct task_struct *task, struct file *file,
-                                    struct fs_key *key, u64 now)
-{
-    struct fs_stat *s = fs_stat_of(key, true);
-    if (!s || (s->named_ns && now - s->named_ns < 10000000000ULL))
-        return false;
-    if (!fs_allowed(0, now, KTOP_FS_NAMES)) {
-        fs_count(FS_N_NAMES_CUT);
-        return false;
-    }
-    if (fs_send_name(task, file, key, now))
-        s->named_ns = now;
-    return true;
-}
-
 static __always_inline void fs_add(struct fs_stat *s, u32 op, u64 ns, s64 ret, u32 epoch)
 {
     op &= 3;
@@ -337,17 +316,32 @@ static __always_inline void fs_add(struct fs_stat *s, u32 op, u64 ns, s64 ret, u
         s->longest[op] = ns;
 }
 
-static __always_inline void fs_account(struct fs_key *key, u32 op, u64 ns, s64 ret, u32 epoch)
+static __always_inline void fs_observe(struct fs_hist *h, u32 op, u64 ns)
+{
+    u32 slot = hist_slot(ns, KTOP_HIST_SLOTS) + op * KTOP_HIST_SLOTS;
+    asm volatile("" : "+r"(slot));
+    if (op < 3 && slot < 3 * KTOP_HIST_SLOTS)
+        __sync_fetch_and_add(&h->slots[slot], 1);
+}
+
+static __always_inline struct fs_stat *fs_stat_of(struct fs_key *key)
 {
     u32 zero = 0;
-    struct fs_stat *s = fs_stat_of(key, true);
-    if (!s)
-        return;
-    fs_add(s, op, ns, ret, epoch);
-    if (key->kind == FS_KIND_PROCESS && !s->comm[0]) {
-        s->cgroup = cgroup_of(fs_current());
-        bpf_get_current_comm(s->comm, sizeof(s->comm));
-    }
+    struct fs_stat *s = fs_stats.lookup(key);
+    if (s)
+        return s;
+    struct fs_host *blank = fs_blank.lookup(&zero);
+    if (blank && !fs_stats.insert(key, &blank->stat))
+        fs_count(FS_N_KEYS);
+    return fs_stats.lookup(key);
+}
+
+static __always_inline void fs_account_file(struct fs_key *key, u32 op, u64 ns, s64 ret, u32 epoch)
+{
+    u32 zero = 0;
+    struct fs_stat *s = fs_stat_of(key);
+    if (s)
+        fs_add(s, op, ns, ret, epoch);
     if (op > 2)
         return;
     struct fs_hist *h = fs_hists.lookup(key);
@@ -357,22 +351,52 @@ static __always_inline void fs_account(struct fs_key *key, u32 op, u64 ns, s64 r
             return;
         fs_hists.insert(key, (struct fs_hist *)blank->slots);
         h = fs_hists.lookup(key);
-        if (!h)
-            return;
     }
-    u32 slot = hist_slot(ns, KTOP_HIST_SLOTS) + op * KTOP_HIST_SLOTS;
-    asm volatile("" : "+r"(slot));
-    if (slot < 3 * KTOP_HIST_SLOTS)
-        __sync_fetch_and_add(&h->slots[slot], 1);
+    if (h)
+        fs_observe(h, op, ns);
 }
 
-/* One operation for everybody it concerns. */
-static __always_inline void fs_operation(struct fs_key *file, bool regular, u32 op, u64 ns, s64 ret,
-                                         u32 epoch)
+static __always_inline void fs_account_process(u32 op, u64 ns, s64 ret, u32 epoch)
+{
+    u32 zero = 0, tgid = bpf_get_current_pid_tgid() >> 32;
+    struct fs_both *p = fs_processes.lookup(&tgid);
+    if (!p) {
+        struct fs_host *blank = fs_blank.lookup(&zero);
+        if (!blank)
+            return;
+        fs_processes.insert(&tgid, (struct fs_both *)blank);
+        p = fs_processes.lookup(&tgid);
+        if (!p)
+            return;
+        p->stat.cgroup = cgroup_of(fs_current());
+        bpf_get_current_comm(p->stat.comm, sizeof(p->stat.comm));
+    }
+    fs_add(&p->stat, op, ns, ret, epoch);
+    fs_observe(&p->hist, op, ns);
+}
+
+static __always_inline void fs_account_filesystem(u32 dev, u32 op, u64 ns, s64 ret, u32 epoch)
+{
+    u32 zero = 0;
+    struct fs_both *p = fs_filesystems.lookup(&dev);
+    if (!p) {
+        struct fs_host *blank = fs_blank.lookup(&zero);
+        if (!blank)
+            return;
+        fs_filesystems.insert(&dev, (struct fs_both *)blank);
+        p = fs_filesystems.lookup(&dev);
+        if (!p)
+            return;
+    }
+    fs_add(&p->stat, op, ns, ret, epoch);
+    fs_observe(&p->hist, op, ns);
+}
+
+/* One operation, for the host and the process. */
+static __always_inline void fs_operation(u32 op, u64 ns, s64 ret, u32 epoch)
 {
     u32 zero = 0;
     struct fs_host *host = fs_hosts.lookup(&zero);
-    struct fs_key key = { .id = bpf_get_current_pid_tgid() >> 32, .kind = FS_KIND_PROCESS };
     if (host) {
         fs_add(&host->stat, op, ns, ret, epoch);
         u32 slot = hist_slot(ns, KTOP_HIST_SLOTS) + op * KTOP_HIST_SLOTS;
@@ -380,12 +404,25 @@ static __always_inline void fs_operation(struct fs_key *file, bool regular, u32 
         if (slot < 4 * KTOP_HIST_SLOTS)
             host->slots[slot]++;
     }
-    fs_account(&key, op, ns, ret, epoch);
-    if (!regular)
+    fs_account_process(op, ns, ret, epoch);
+}
+
+/* The same operation for the file and its filesystem. */
+static __always_inline void fs_file_operation(struct fs_key *key, u32 op, u64 ns, s64 ret, u32 epoch)
+{
+    fs_account_file(key, op, ns, ret, epoch);
+    fs_account_filesystem(key->dev, op, ns, ret, epoch);
+}
+
+/* Files are named when first seen, and every ten seconds again: they may be renamed or deleted. */
+static __always_inline void fs_name(struct task_struct *task, struct file *file,
+                                    struct fs_key *key, u64 now)
+{
+    struct fs_stat *s = fs_stat_of(key);
+    if (!s || (s->named_ns && now - s->named_ns < 10000000000ULL))
         return;
-    fs_account(file, op, ns, ret, epoch);
-    key.id = 0;
-    key.dev = file->dev;
-    key.kind = FS_KIND_FILESYSTEM;
-    fs_account(&key, op, ns, ret, epoch);
+    if (!fs_allowed(0, now, KTOP_FS_NAMES))
+        fs_count(FS_N_NAMES_CUT);
+    else if (fs_send_name(task, file, key, now))
+        s->named_ns = now;
 }

@@ -47,14 +47,13 @@ SYSCALLS = {
 COUNTERS = ("lost", "opens", "opens_failed", "opens_shown", "slow", "slow_cut", "keys",
             "names_cut")
 
-KIND_FILE, KIND_PROCESS, KIND_FILESYSTEM = 0, 1, 2
-KEY = (("id", "Q"), ("dev", "I"), ("generation", "I"), ("kind", "I"), ("pad", "I"))
+KEY = (("ino", "Q"), ("dev", "I"), ("generation", "I"))
 STAT = (("n", "4Q"), ("errors", "4Q"), ("ns", "4Q"), ("bytes", "2Q"), ("longest", "4Q"),
         ("longest_before", "4Q"), ("epoch", "I"), ("epoch_before", "I"), ("named_ns", "Q"),
         ("cgroup", "Q"), ("comm", "16s"))
 EVENT_NAME, EVENT_SLOW, EVENT_OPEN, EVENT_MOUNT = 1, 2, 3, 4
 EVENT = (("kind", "I"), ("tgid", "I"), ("time_ns", "Q"), ("cgroup", "Q"), ("latency_ns", "Q"),
-         ("ret", "q"), ("file", "24s"), ("fold", "Q"), ("flags", "I"), ("nr", "I"),
+         ("ret", "q"), ("file", "16s"), ("fold", "Q"), ("flags", "I"), ("nr", "I"),
          ("base_whole", "I"), ("text_len", "I"), ("comm", "16s"), ("fstype", "32s"))
 OPEN_KEY = (("hash", "Q"), ("comm", "16s"), ("error", "i"), ("pad", "I"))
 OPEN_FOLD = (("count", "Q"), ("last_ns", "Q"), ("tgid", "I"), ("named", "I"))
@@ -69,8 +68,9 @@ OPEN_KEY_STRUCT, OPEN_FOLD_STRUCT = packer(OPEN_KEY), packer(OPEN_FOLD)
 PAUSE_STRUCT, CONFIG_STRUCT, FDS_STRUCT = packer(PAUSE), packer(CONFIG), packer(FDS)
 
 TEXT = 768        # bytes of a path as it was asked for; a third of it for each text of a mount
-KEYS = 10_240     # files, processes and filesystems counted at once
+KEYS = 10_240     # files counted at once
 HISTS = 2_048     # of them with latency histograms
+PROCESSES, FILESYSTEMS = 2_048, 256  # all with histograms
 FOLDS = 8_192     # distinct (command, path, errno) of opens
 FD_WORDS = 1_024  # words of 64 descriptors counted per process
 
@@ -80,6 +80,8 @@ DEFINES: dict[str, int] = {
     "KTOP_FS_DEPTH": 32,         # names, and mounts crossed on the way
     "KTOP_FS_KEYS": KEYS,
     "KTOP_FS_HISTS": HISTS,
+    "KTOP_FS_PROCESSES": PROCESSES,
+    "KTOP_FS_FILESYSTEMS": FILESYSTEMS,
     "KTOP_FS_FOLDS": FOLDS,
     "KTOP_FS_FD_WORDS": FD_WORDS,
     "KTOP_FS_RING_PAGES": 1_024,  # 4 MiB

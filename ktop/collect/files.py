@@ -9,9 +9,7 @@ from ktop.bpf.engine import Engine
 from ktop.bpf.files_layer import (
     CONFIG_STRUCT,
     COUNTERS,
-    KIND_FILE,
-    KIND_FILESYSTEM,
-    KIND_PROCESS,
+    KEY_STRUCT,
     OPS,
     SYSCALLS,
 )
@@ -50,7 +48,8 @@ class FilesLayer:
         self._maps = engine.loaded.maps if engine is not None else {}
         self._events = FileEvents(engine.loaded.syscalls if engine is not None else {})
         self._counters = dict.fromkeys(COUNTERS, 0)
-        self._ops, self._host, self._folds = Counters(), HostTotals(), OpenFolds()
+        self._host, self._folds = HostTotals(), OpenFolds()
+        self._files, self._processes, self._filesystems = Counters(), Counters(), Counters()
         self._fds, self._pauses, self._mountinfo = (
             files_fds.DescriptorTable(), Pauses(), Mountinfo())
         ring = self._maps.get("files_events")
@@ -90,7 +89,7 @@ class FilesLayer:
         elif self._was_live:
             self._since = tick.now  # what is under way now is not timed by the next session
             self._configure()
-        files.files_dropped = max(0, self._counters["keys"] - self._ops.entries)
+        files.files_dropped = max(0, self._counters["keys"] - self._files.entries)
         self._was_live = live
         self._always(files, tick)
         wall = tick.wall_offset
@@ -108,44 +107,44 @@ class FilesLayer:
         epoch, self._epoch = self._epoch, self._epoch + 1
         self._configure()
         files.host = self._host.update(self._engine.read_percpu("fs_hosts"), epoch, interval)
-        changes = self._ops.update(self._engine.read_hash("fs_stats"),
-                                   self._engine.read_hash("fs_hists"), epoch)
-        self._folds.update(self._engine.read_hash("fs_opens"), tick.now)
+        read = self._engine.read_hash
+        used = self._files.update(read("fs_stats"), read("fs_hists"), epoch)
+        users = self._processes.update_both(read("fs_processes"), epoch)
+        systems = self._filesystems.update_both(read("fs_filesystems"), epoch)
+        self._folds.update(read("fs_opens"), tick.now)
         files.folds, files.folds_cut = self._folds.rows(
             tick.now, self._events.paths, ROWS_PER_FRAME)
         if interval is None:
             return
-        kinds: dict[int, list[Grown]] = {KIND_FILE: [], KIND_PROCESS: [], KIND_FILESYSTEM: []}
-        for change in changes:
-            kinds[change.key.kind].append(change)
-        found, files.rows_cut = busiest(kinds[KIND_FILE], ROWS_PER_FRAME)
+        found, files.rows_cut = busiest(used, ROWS_PER_FRAME)
         files.rows = [self._file(change, interval) for change in found]
-        found, files.processes_cut = busiest(kinds[KIND_PROCESS], ROWS_PER_FRAME)
+        found, files.processes_cut = busiest(users, ROWS_PER_FRAME)
         files.processes = [self._process(change, tick, interval) for change in found]
         types = {row.dev: row.fstype for row in files.rows if row.fstype}
         mounted = self._mountinfo.by_device()
-        for change in kinds[KIND_FILESYSTEM][:ROWS_PER_FRAME]:
-            dev = device(change.key.dev)
+        for change in systems[:ROWS_PER_FRAME]:
+            dev = device(int.from_bytes(change.raw_key, sys.byteorder))
             at = mounted.get(dev)
             files.filesystems.append(FileSystem(
-                dev=dev, ops=operations(change, self._ops.histograms(change), interval),
+                dev=dev, ops=operations(change, self._filesystems.histograms(change), interval),
                 fstype=at.fstype if at else types.get(dev), mount=at.target if at else None,
                 source=at.source if at else None))
 
     def _file(self, change: Grown, interval: int) -> FileRow:
         name = self._events.names.get(change.raw_key)
+        ino, dev, generation = KEY_STRUCT.unpack(change.raw_key)
         return FileRow(
-            path=name.path if name else None, dev=device(change.key.dev), ino=change.key.id,
-            ops=operations(change, self._ops.histograms(change), interval),
+            path=name.path if name else None, dev=device(dev), ino=ino,
+            ops=operations(change, self._files.histograms(change), interval),
             fstype=name.fstype if name else None, deleted=bool(name and name.deleted),
-            whole=name.whole if name else True, generation=change.key.generation)
+            whole=name.whole if name else True, generation=generation)
 
     def _process(self, change: Grown, tick: Tick, interval: int) -> FileProcess:
-        pid = change.key.id
+        pid = int.from_bytes(change.raw_key, sys.byteorder)
         row = tick.process(pid)
         return FileProcess(
             pid=pid, comm=row.comm if row else comm(change.comm),
-            ops=operations(change, self._ops.histograms(change), interval),
+            ops=operations(change, self._processes.histograms(change), interval),
             cgroup=row.cgroup if row and row.cgroup is not None else change.cgroup or None)
 
     # -- always --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ktop.bpf.files_layer import KEY_STRUCT, STAT_STRUCT
+from ktop.bpf.files_layer import STAT_STRUCT
 from ktop.bpf.layout import HIST_SLOTS
 from ktop.model import Hist
 from ktop.model_files import FileOps
@@ -18,21 +18,10 @@ READ, WRITE, FSYNC, OPEN = range(4)
 Raw = tuple[bytes, bytes | memoryview]
 
 
-class Key(NamedTuple):
-    """struct fs_key: an inode number, a tgid, or nothing; see files_layer.KIND_*."""
-
-    id: int
-    dev: int
-    generation: int
-    kind: int
-    pad: int
-
-
 class Grown(NamedTuple):
     """What one entry grew by. longest: by operation, ns, 0 where nothing ran in the interval."""
 
     raw_key: bytes
-    key: Key
     n: tuple[int, ...]
     errors: tuple[int, ...]
     ns: tuple[int, ...]
@@ -59,12 +48,12 @@ def grown(raw_key: bytes, new: bytes, old: bytes | None, epoch: int) -> Grown | 
         return None
     longest = (a[14:18] if a[22] == epoch else
                a[18:22] if a[23] == epoch else (0, 0, 0, 0))
-    return Grown(raw_key, Key._make(KEY_STRUCT.unpack(raw_key)), change[:4], change[4:8],
-                 change[8:12], change[12:14], longest, a[25], a[26])
+    return Grown(raw_key, change[:4], change[4:8], change[8:12], change[12:14],
+                 longest, a[25], a[26])
 
 
 class Counters:
-    """Differences of `fs_stats` and `fs_hists` from tick to tick."""
+    """Differences of the entries' counts and histograms from tick to tick."""
 
     def __init__(self) -> None:
         self._stats: dict[bytes, bytes] = {}
@@ -87,9 +76,11 @@ class Counters:
                     found.append(change)
         return found
 
-    def knows(self, raw_key: bytes) -> bool:
-        """Whether that entry is still in the table."""
-        return raw_key in self._stats
+    def update_both(self, entries: list[tuple[bytes, memoryview]], epoch: int) -> list[Grown]:
+        """The same from a map that has both in one value (struct fs_both)."""
+        end = STAT_STRUCT.size
+        return self.update([(key, value[:end]) for key, value in entries],
+                           [(key, value[end:end + _HIST.size]) for key, value in entries], epoch)
 
     def histograms(self, change: Grown) -> list[Hist | None]:
         """Latency of read, write and fsync; None where nothing ran or it was not kept."""
@@ -159,10 +150,10 @@ class HostTotals:
                     stat[18:22] if stat[23] == epoch else (0, 0, 0, 0))
             longest = [max(a, b) for a, b in zip(longest, mine, strict=True)]
         new = STAT_STRUCT.pack(*sums, *longest, 0, 0, 0, 0, epoch, 0, 0, 0, b"")
-        change = grown(bytes(KEY_STRUCT.size), new, self._stat, epoch)
+        change = grown(b"", new, self._stat, epoch)
         old_slots, self._stat, self._slots = self._slots, new, tuple(slots)
         if change is None:
-            change = Grown(b"", Key(0, 0, 0, 0, 0), (0,) * 4, (0,) * 4, (0,) * 4, (0, 0),
+            change = Grown(b"", (0,) * 4, (0,) * 4, (0,) * 4, (0, 0),
                            (0,) * 4, 0, b"")
         hists = [histogram(self._slots[i * HIST_SLOTS:(i + 1) * HIST_SLOTS],
                            old_slots[i * HIST_SLOTS:(i + 1) * HIST_SLOTS],
