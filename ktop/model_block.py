@@ -134,6 +134,8 @@ class Block(Part):
 
     slow: newest last, at most SLOW_PER_FRAME; slow_cut more happened. devices_cut, users_cut:
     rows left out (the least busy). unowned_per_s: requests whose submitter is not known.
+    unseen_pct: requests of the counted devices that the kernel's counters have and the program at
+    block_rq_complete was not run for (seen in bursts on some kernels; a few are the tick's edges).
     writeback_owner: whether the kernel says whose pages a kernel thread writes back (cgroup v2).
     """
 
@@ -154,6 +156,7 @@ class Block(Part):
     unowned_per_s: float | None = None
     untracked_total: int = 0
     writeback_owner: bool | None = None
+    unseen_pct: float | None = None
 
 
 SLOW_PER_FRAME = 500

@@ -134,3 +134,14 @@ def _totals(layer: Block) -> None:
                  "concurrency"):
         known = [value for value in (getattr(d, name) for d in counted) if value is not None]
         setattr(layer, name, sum(known) if known else None)
+    layer.unseen_pct = _unseen(counted)
+
+
+def _unseen(counted: list[Device]) -> float | None:
+    """Requests in the kernel's counters that our program did not see, %."""
+    kernel = seen = 0.0
+    for device in counted:
+        if device.ops and device.reads_per_s is not None and device.writes_per_s is not None:
+            kernel += device.reads_per_s + device.writes_per_s
+            seen += sum(op.per_s for op in device.ops if op.op in ("read", "write", "sync"))
+    return max(0.0, 100.0 * (kernel - seen) / kernel) if kernel else None

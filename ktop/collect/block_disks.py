@@ -183,6 +183,7 @@ class Disks:
         if not known.iostats:
             return row
         row.in_flight = stat.in_flight
+        row.best_iops, row.best_bytes_per_s = self._best.get(name, (None, None))
         if before is None or not interval:
             return row
         d = Stat._make(a - b for a, b in zip(stat, before, strict=True))
@@ -199,13 +200,13 @@ class Disks:
         row.queue = max(0.0, d.queue_ms * _MS / interval)
         row.read_ns = d.read_ms * _MS / d.reads if d.reads else None
         row.write_ns = d.write_ms * _MS / d.writes if d.writes else None
-        self._note_best(row)
+        self._note_best(name, row)
         return row
 
-    def _note_best(self, row: Device) -> None:
+    def _note_best(self, name: str, row: Device) -> None:
         """The most seen so far of what a volume is limited by."""
         iops = (row.reads_per_s or 0.0) + (row.writes_per_s or 0.0)
         rate = (row.read_bytes_per_s or 0.0) + (row.write_bytes_per_s or 0.0)
-        best = self._best.get(row.name, (0.0, 0.0))
-        best = self._best[row.name] = max(best[0], iops), max(best[1], rate)
+        best = self._best.get(name, (0.0, 0.0))
+        best = self._best[name] = max(best[0], iops), max(best[1], rate)
         row.best_iops, row.best_bytes_per_s = best[0] or None, best[1] or None

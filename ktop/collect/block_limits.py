@@ -7,7 +7,7 @@ import re
 from ktop.model_block import Limit
 from ktop.text import clean
 
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*(k|K|M|G|Ki|Mi|Gi)?(iops|IOPS|Bps|B/s|bit/s|bps)")
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*(k|K|M|G|Ki|Mi|Gi)?\s*(iops|IOPS|Bps|B/s|bit/s|bps)")
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30}
 
 

@@ -427,13 +427,16 @@ class BlockPane(Pane):
             "", paragraph("""IO/s x size = bytes/s. IO/s x mean latency = requests under way, from
                 our sums, beside the kernel's own mean (time_in_queue / interval). Totals are over
                 disks that lie on no other device; not loop devices, partitions, mappings, or
-                memory. best: the most seen in one interval since ktop started."""),
+                memory. best: the most seen in one interval since ktop started. unseen: requests
+                that the kernel counted and ran no program for; rates in the table of operations,
+                by process and histograms lack them."""),
             "", paragraph("""The histogram is of the row under the cursor, else of the busiest
                 operation of the busiest disk; the picture of the last minutes is always of device
                 time, of the busiest operations of each tick (darker: more, by logarithm).
                 By process: who submitted the request. What kernel threads submit
                 (write-back, what was throttled) belongs, on cgroup v2, to the cgroup that dirtied
-                or asked for it; on v1 the kernel does not say. Zero-request devices (zram, most mappings) have means only."""),
+                or asked for it; on v1 the kernel does not say. Devices without requests of
+                their own (zram, most mappings) have means only."""),
             "", "Devices", column_help(device_columns(self._label)),
             "", "Operations", column_help(op_columns()),
             "", "By process, by control group", column_help(user_columns(self.names)),

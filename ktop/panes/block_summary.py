@@ -40,6 +40,8 @@ def summary(block: Block, frame: Frame) -> list[Piece]:
         ("    ", "dim"), (fmt.rate(rate), "normal"), (f"/s {times} ", "dim"),
         (fmt.duration(mean), "strong"), (" = ", "dim"), (fmt.number(under_way), "strong"),
         (" under way (kernel: ", "dim"), (fmt.number(block.queue), "normal"), (")", "dim")]
+    if (block.unseen_pct or 0.0) >= 1 and (rate or 0.0) >= 100:
+        pieces += [("   ", "dim"), (f"{fmt.pct(block.unseen_pct)}%", "warn"), (" unseen", "dim")]
     if lost:
         pieces += [("   ", "dim"), (fmt.grouped(lost), "bad"), (" events lost", "dim")]
     return pieces
