@@ -49,6 +49,14 @@ def sgr_parts(sgr: str) -> Parts:
 
 
 @lru_cache(maxsize=4096)
+def canonical(sgr: str) -> str:
+    """One way to write each style: the terminal's own colours (39, 49) need not be asked for."""
+    attributes, fore, back = sgr_parts(sgr)
+    colours = [fore if fore != "39" else "", back if back != "49" else ""]
+    return ";".join([*sorted(attributes - {"0"}), *filter(None, colours)])
+
+
+@lru_cache(maxsize=4096)
 def plain(sgr: str) -> bool:
     """Whether a blank looks the same with it and without."""
     attributes, _, background = sgr_parts(sgr)
@@ -117,6 +125,7 @@ def clusters(text: str) -> tuple[str, ...]:
 @lru_cache(maxsize=4096)
 def styled(text: str, sgr: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Cells and their styles. A blank that shows none has none: it need not be written again."""
+    sgr = canonical(sgr)
     cells = tuple(text) if SAFE.issuperset(text) else clusters(text)
     if not sgr or not plain(sgr):
         return cells, (sgr,) * len(cells)

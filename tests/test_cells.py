@@ -9,9 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ktop.cells import Cells, change, clusters, plain, sgr_parts
+from ktop.cells import Cells, canonical, change, clusters, plain, sgr_parts
 
-STYLES = ["", "1", "2", "36", "1;36", "1;4;36", "7", "44", "31;44", "38;5;9", "2;48;2;1;2;3"]
+STYLES = ["", "1", "2", "36", "1;36", "1;4;36", "7", "44", "31;44", "38;5;9", "2;48;2;1;2;3",
+          "39;49", "1;39;41"]
 TEXTS = st.text(st.sampled_from("ab  01│█…·漢字e\u0301👍"), max_size=12)
 PIECES = st.lists(st.tuples(TEXTS, st.sampled_from(STYLES)), max_size=5)
 SIZE = st.tuples(st.integers(2, 24), st.integers(1, 4))
@@ -124,6 +125,7 @@ def test_style_parts():
     assert sgr_parts("1;38;5;9;48;2;1;2;3") == ({"1"}, "38;5;9", "48;2;1;2;3")
     assert sgr_parts("21;97;107") == ({"21"}, "97", "107")
     assert [plain(s) for s in ("", "1;2;31", "4", "7", "41")] == [True, True, False, False, False]
+    assert [canonical(s) for s in ("39;49", "4;1;39;41", "")] == ["", "1;4;41", ""]
     assert change("1", "1;36") == "\x1b[36m"
     assert change("1;36", "36") == "\x1b[0;36m"
     assert change("36", "33") == "\x1b[33m"
