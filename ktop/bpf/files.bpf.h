@@ -217,9 +217,13 @@ static __always_inline bool fs_identify(struct file *file, struct fs_key *key)
 /* Names from a dentry up to the root of the mount namespace, each NUL-terminated; their length. */
 static __always_inline u32 fs_walk(struct fs_buffer *b, struct dentry *dentry, struct vfsmount *mnt)
 {
-    u32 used = 0;
     b->e.base_whole = 0;
+    /* Zero, which the verifier must not know: else no two of its states are alike. */
+    u64 used = *(volatile u32 *)&b->e.base_whole;
     for (int i = 0; i < KTOP_FS_DEPTH; i++) {
+        asm volatile("" : "+r"(used));
+        if (used > KTOP_FS_BASE)
+            break;
         struct dentry *parent = PR(dentry, d_parent);
         if (dentry == PR(mnt, mnt_root)) {
             struct mount *m = (void *)mnt - offsetof(struct mount, mnt);
@@ -232,7 +236,7 @@ static __always_inline u32 fs_walk(struct fs_buffer *b, struct dentry *dentry, s
             mnt = (void *)up + offsetof(struct mount, mnt);
             continue;
         }
-        if (!dentry || dentry == parent || used > KTOP_FS_BASE)
+        if (!dentry || dentry == parent)
             break;
         struct qstr name = PR(dentry, d_name);
         long n = bpf_probe_read_kernel_str(b->base + used, 256, name.name);
