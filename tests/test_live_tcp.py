@@ -259,7 +259,7 @@ def test_connections_older_than_ktop() -> None:
                 assert row.active is True
 
 
-# -- connects and accepts ----------------------------------------------------------------------------
+# -- connects and accepts -------------------------------------------------------------------------
 
 
 def test_connects_and_accepts_are_the_servers_own_count(collector: Collector) -> None:
