@@ -472,3 +472,35 @@ def test_a_throttled_cgroup_waits_before_its_requests_exist(
         assert sum(u.reads_per_s for u in who) * seconds >= 37
         waited = hist.percentile(reads.queue, 50)
         assert waited is not None and waited < 10e6
+
+
+# -- devices without requests ------------------------------------------------------------------
+
+
+def test_zram_has_rates_and_no_requests(collector: Collector) -> None:
+    """It serves bios at once: the kernel's counters have them, there is nothing to time."""
+    base = Path("/sys/block/zram0")
+    if not base.exists() or (base / "size").read_text().strip() != "0":
+        pytest.skip("no free zram device")
+    iostats = (base / "queue/iostats").read_text().strip()
+    try:
+        (base / "disksize").write_text(str(16 * MIB))
+        (base / "queue/iostats").write_text("1")
+
+        def write() -> None:
+            with direct("/dev/zram0", os.O_RDWR) as (fd, page):
+                for i in range(100):
+                    os.pwritev(fd, [page], i * 4096)
+
+        collector.tick()
+        before = stat("zram0")
+        _, block, seconds = window(collector, write)
+        after = stat("zram0")
+        row = device(block, "zram0")
+        assert (row.kind, row.counted, row.ops) == ("zram", False, [])
+        assert row.writes_per_s is not None and row.write_bytes_per_s is not None
+        assert row.writes_per_s * seconds == pytest.approx(after[4] - before[4], abs=2)
+        assert row.write_bytes_per_s * seconds == pytest.approx(100 * 4096, abs=3 * 4096)
+    finally:
+        (base / "queue/iostats").write_text(iostats)
+        (base / "reset").write_text("1")

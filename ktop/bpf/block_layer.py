@@ -59,7 +59,7 @@ _SINCE_6_5 = (
     Probe("block_stamp", "block", "tp", "block_rq_issue",
           "queue and device time where the queue keeps no statistics (no write-back throttling)",
           "none: only the total is known there", "nothing",
-          "costs every request about 50 ns, and most queues stamp their requests themselves"),
+          "costs every request about 90 ns, and most queues stamp their requests themselves"),
 )
 _BEFORE = (
     Probe("block_queued", "block", "tp", "block_rq_insert",

@@ -164,9 +164,9 @@ class Disks:
             if known is None or now - known.checked_ns >= RECHECK_NS or seal != known.seal:
                 known = self._known[name] = look(name, self._sys)
                 known.checked_ns, known.seal = now, seal
-            if not known.size_bytes and not any(stat):
-                continue
             before = old.get(name)
+            if not known.size_bytes and (not any(stat) or before == (dev, stat)):
+                continue  # nothing behind it: a loop device without a file
             rows.append(self._row(name, dev, stat, known,
                                   before[1] if before and before[0] == dev else None, interval))
         self.cut = max(0, len(rows) - MAX_DEVICES)

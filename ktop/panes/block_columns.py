@@ -263,10 +263,10 @@ def slow_columns(names: Names) -> list[Column]:
                help="its process id"),
         Column("bytes", "BYTES", 5, lambda e: fmt.size(e.io.bytes), help="size"),
         latency("total", "TOTAL", "total_ns", "queue and device time"),
-        Column("sector", "SECTOR", 11, lambda e: str(e.io.sector), style=lambda _: "dim",
-               help="where on the disk, in units of 512 bytes"),
         Column("cgroup", "CGROUP", 14, lambda e: names.cgroup(e.io.cgroup), "left",
                help="container, pod or unit"),
+        Column("sector", "SECTOR", 11, lambda e: str(e.io.sector), style=lambda _: "dim",
+               help="where on the disk, in units of 512 bytes"),
         Column("note", "NOTE", 10, note, "left", min_width=6,
                style=lambda e: "bad" if e.io.error else "dim",
                help="error, and flags: sync (somebody waits), meta (of the file system), ahead "
