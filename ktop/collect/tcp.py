@@ -157,7 +157,7 @@ class TcpLayer:
         self._rates.turn()
         return b"".join(chunks)
 
-    def _owner(self, r: EventRecord, closes: dict[tuple[int, int, int], EventRecord],
+    def _owner(self, r: EventRecord, closes: dict[bytes, EventRecord],
                servers: dict[tuple[int, int], Entry]) -> EventRecord:
         """An accepted connection's owner: who holds it now, closed it, or listens there."""
         if r.pid or not r.sk:
@@ -197,14 +197,18 @@ class TcpLayer:
         for entries, closed in ((table.closed, True), (table.changed, False)):
             for entry in entries:
                 r = entry.record
-                server = servers.get((r.netns, r.local_port))
-                if not r.pid and server is not None and entry.active is not True:
-                    whose = server.record
-                    entry.record = r = r._replace(pid=whose.pid, comm=whose.comm,
-                                                  cgroup=whose.cgroup)
+                if not r.pid and entry.active is not True:
+                    server = servers.get((r.netns, r.local_port))
+                    if server is not None:
+                        whose = server.record
+                        entry.record = r = r._replace(pid=whose.pid, comm=whose.comm,
+                                                      cgroup=whose.cgroup)
                 tx += entry.tx or 0
                 rx += entry.rx or 0
-                key = self._peers.key_of(entry, address(r.family, r.remote), command(r.comm))
+                key = entry.peer
+                if key is None or entry.owner != r.comm:
+                    key = self._peers.key_of(entry, address(r.family, r.remote), command(r.comm))
+                    entry.owner = r.comm
                 self._peers.place(entry, key, now, closed)
         ended = {entry.id for entry in table.closed}
         layer.connections = [connection(e, interval, e.id in ended) for e in table.shown()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import socket
+import struct
 from typing import NamedTuple
 
 from ktop.bpf.tcp_layer import EVENT_STRUCT, KINDS, RETRANSMITS
@@ -15,6 +16,7 @@ from ktop.text import comm
 STATES = ("?", "ESTAB", "SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSED",
           "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING", "SYN-RECV")
 LISTEN, ESTABLISHED = 10, 1
+_KEY = struct.Struct("@QHH")
 _MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -92,9 +94,9 @@ class EventRecord(NamedTuple):
     comm: bytes
 
     @property
-    def key(self) -> tuple[int, int, int]:
-        """Which socket: its memory may have been another's before."""
-        return self.sk, self.local_port, self.remote_port
+    def key(self) -> bytes:
+        """Which socket: its memory may have been another's before (tcp_table.Key)."""
+        return _KEY.pack(self.sk, self.local_port, self.remote_port)
 
 
 @functools.lru_cache(maxsize=65536)

@@ -25,7 +25,9 @@ from ktop.model_tcp import CONNECTIONS_PER_FRAME, Connection, Listener
 
 _CUT = struct.Struct(f"{SOCK_STRUCT.size}s")
 _LISTENERS = 500
-Key = tuple[int, int, int]
+_NOBODY = bytes(12)
+Key = bytes  # of a socket: its address and ports, as they stand in the record
+_PORTS = SOCK_STRUCT.size - struct.calcsize("@HHHBB16s16s16s")
 _HZ = (100, 250, 300, 1000)
 
 
@@ -47,8 +49,8 @@ class Interval:
 class Entry:
     """One socket. tx, rx, segments, retrans: what was added in the interval; None when unknown."""
 
-    __slots__ = ("active", "id", "peer", "peer_rtt", "record", "retrans", "rtt", "rx", "segments",
-                 "tx")
+    __slots__ = ("active", "id", "owner", "peer", "peer_rtt", "record", "retrans", "rtt", "rx",
+                 "segments", "tx")
 
     def __init__(self, number: int, record: SockRecord) -> None:
         self.id, self.record = number, record
@@ -57,6 +59,7 @@ class Entry:
         self.segments: int | None = None
         self.retrans: int | None = None
         self.active: bool | None = None
+        self.owner = b""             # command when it was put into its fold
         self.peer: tuple[str, str, str, int] | None = None  # the fold it is counted in
         self.peer_rtt = 0                                   # and with which srtt, ns
         self.rtt: tuple[int, int] | None = None  # (bucket, srtt ns) counted in the histogram
@@ -86,7 +89,7 @@ class TcpTable:
     """
 
     def __init__(self) -> None:
-        self._seen: set[bytes] = set()
+        self._seen: dict[Key, bytes] = {}
         self._entries: dict[Key, Entry] = {}
         self._leaving: dict[Key, Entry] = {}
         self._unsettled: set[Key] = set()
@@ -131,27 +134,18 @@ class TcpTable:
 
     def update(self, data: bytes, interval: Interval) -> None:
         """Take in one read of all namespaces."""
-        current = {chunk for (chunk,) in _CUT.iter_unpack(data)}
-        self.unowned = 0
-        self.changed = []
-        moved: dict[Key, SockRecord] = {}
+        current = {chunk[:8] + chunk[_PORTS:_PORTS + 4]: chunk
+                   for (chunk,) in _CUT.iter_unpack(data)}
+        end = current.pop(_NOBODY, None)
         unpack, make = SOCK_STRUCT.unpack, SockRecord._make
-        for chunk in current - self._seen:
-            r = make(unpack(chunk))
-            if not r.sk:
-                self._clock(r)
-                current.discard(chunk)
-                continue
-            moved[r.sk, r.local_port, r.remote_port] = r
-        gone = set()
-        for chunk in self._seen - current:
-            r = make(unpack(chunk))
-            key = (r.sk, r.local_port, r.remote_port)
-            if key not in moved:
-                gone.add(key)
-        self._leave(gone)
-        for key, r in moved.items():
-            self._enter(key, r, interval)
+        if end is not None:
+            self._clock(make(unpack(end)))
+        self.unowned, self.changed = 0, []
+        seen = self._seen
+        moved = {key: chunk for key, chunk in current.items() if seen.get(key) != chunk}
+        self._leave(seen.keys() - current.keys())
+        for key, chunk in moved.items():
+            self._enter(key, make(unpack(chunk)), interval)
         for key in self._unsettled - moved.keys():
             entry = self._entries.get(key)
             if entry is not None:
@@ -207,16 +201,20 @@ class TcpTable:
         if listening:
             return
         flags = r.flags
-        entry.active = (True if flags & ACTIVE else False if flags & PASSIVE else entry.active)
+        if flags & (ACTIVE | PASSIVE):
+            entry.active = bool(flags & ACTIVE)
         self._count(entry)
         self.changed.append(entry)
 
     def _count(self, entry: Entry) -> None:
         """Keep the round-trip histogram of what is established."""
-        self._uncount(entry)
         r = entry.record
-        if r.state == ESTABLISHED and r.srtt_us8:
-            ns = r.srtt_us8 * 125
+        ns = r.srtt_us8 * 125 if r.state == ESTABLISHED else 0
+        if entry.rtt is not None:
+            if entry.rtt[1] == ns:
+                return
+            self._uncount(entry)
+        if ns:
             entry.rtt = (hist.slot(ns), ns)
             self._rtt[entry.rtt[0]] = self._rtt.get(entry.rtt[0], 0) + 1
             self._rtt_sum += ns
