@@ -161,6 +161,9 @@ class FilesPane(Pane):
     def _probes(self, frame: Frame, files: Files) -> list[Piece]:
         """What is attached, and its price."""
         if not files.watched:
+            if any(p.name == "fs_exit" and p.status == "off" for p in frame.health.probes):
+                return [(" syscall probes off: attached while somebody looks here, or records",
+                         "dim")]
             return [(" " + why_missing(frame, "fs_exit", "no file operations"), "warn")]
         costs = [p.run_ns / p.runs for p in frame.health.probes
                  if p.name in ("fs_enter", "fs_exit") and p.run_ns is not None and p.runs]
@@ -183,7 +186,9 @@ class FilesPane(Pane):
     def _none(self, frame: Frame, files: Files, what: str) -> str:
         """Why a table of operations is empty."""
         if not files.watched:
-            return why_missing(frame, "fs_exit", "not known")
+            off = any(p.name == "fs_exit" and p.status == "off" for p in frame.health.probes)
+            return "not known: nobody looked" if off else why_missing(
+                frame, "fs_exit", "not known")
         if files.host is None or files.host.reads_per_s is None:
             return "one moment: it takes one full interval"
         return what
