@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from bench.common import Row, memory_bytes, programs_of
-from bench.screen import open_all, watch
+from bench.screen import SETTLE_S, open_all, watch
 from bench.terminal import home
 
 MB = 1e6
@@ -33,7 +33,7 @@ def run(quick: bool) -> list[Row]:
     roles: dict[tuple[int, str], list[float]] = {}
     with home() as where, contextlib.ExitStack() as stack:
         running, absent = open_all(stack, where)
-        watch(running, 4)
+        watch(running, SETTLE_S)
         for _ in range(samples):
             watch(running, 1.5)
             for name, terminal in running.items():

@@ -10,6 +10,7 @@ from bench.load import mild
 from bench.terminal import Terminal, command, home
 
 NAMES = ("ktop", "htop", "btop")
+SETTLE_S = 9  # ktop's later probes are loaded one group after the other
 
 
 def open_all(stack: contextlib.ExitStack, where: str) -> tuple[dict[str, Terminal], dict[str, str]]:
@@ -34,6 +35,11 @@ def watch(running: dict[str, Terminal], seconds: float) -> set[str]:
     return ended
 
 
+def used(terminal: Terminal) -> dict[int, int]:
+    """CPU time of each of its processes so far, ns."""
+    return {pid: cpu_ns([pid]) for pid in terminal.pids()}
+
+
 def _measure(quick: bool, load: contextlib.AbstractContextManager[None]) -> dict[
         str, dict[str, list[float] | str]]:
     """bytes/s and CPU % of each, in windows."""
@@ -41,19 +47,21 @@ def _measure(quick: bool, load: contextlib.AbstractContextManager[None]) -> dict
     found: dict[str, dict[str, list[float] | str]] = {"bytes": {}, "cpu": {}}
     with home() as where, load, contextlib.ExitStack() as stack:
         running, absent = open_all(stack, where)
-        ended = watch(running, 4)
+        ended = watch(running, SETTLE_S)
         for name in absent | dict.fromkeys(ended, "it ended by itself"):
             found["bytes"][name] = found["cpu"][name] = absent.get(name, "it ended by itself")
             running.pop(name, None)
         for _ in range(windows):
-            before = {n: (t.written, cpu_ns(t.pids())) for n, t in running.items()}
+            before = {n: (t.written, used(t)) for n, t in running.items()}
             begun = time.perf_counter()
             watch(running, seconds)
             lasted = time.perf_counter() - begun
             for name, terminal in running.items():
                 written, cpu = before[name]
                 _add(found["bytes"], name, (terminal.written - written) / lasted)
-                _add(found["cpu"], name, (cpu_ns(terminal.pids()) - cpu) / lasted / 1e7)
+                # of those that lasted: a child that comes or goes brings its whole past
+                spent = sum(ns - cpu[pid] for pid, ns in used(terminal).items() if pid in cpu)
+                _add(found["cpu"], name, spent / lasted / 1e7)
     return found
 
 

@@ -103,6 +103,7 @@ class KtopApp(TerminalApp):
         self._built = False
         self._tick_due = False
         self._skipped = 0
+        self._held_up = False  # a tick had to wait for the terminal
         self._own_cpu: float | None = None
         self._cpu_mark = (time.monotonic(), time.process_time())
         self._message_timer: Timer | None = None
@@ -166,6 +167,7 @@ class KtopApp(TerminalApp):
         if self.return_code is not None:  # on the way out: the panes are being taken apart
             return
         if self.terminal_busy:
+            self._held_up = True
             self.set_timer(RETRY_S, self._tick)
             return
         self._tick_due = False
@@ -189,9 +191,10 @@ class KtopApp(TerminalApp):
         if frame is None:
             return
         self.pane.show(frame, self._held or self.history)
-        if self._skipped and self.source.state == LIVE:
-            self.say(f"link slow: {self._skipped} samples not drawn", "warn")
-        self._skipped = 0
+        if self._skipped and self._held_up and self.source.state == LIVE:
+            lost = "1 sample" if self._skipped == 1 else f"{self._skipped} samples"
+            self.say(f"link slow: {lost} not drawn", "warn")
+        self._skipped, self._held_up = 0, False
 
     @property
     def state_word(self) -> str:

@@ -246,7 +246,7 @@ def test_escape_never_quits() -> None:
         shell.until("LIVE")
         shell.send("\x1b\x1b\x1b")
         shell.settle()
-        shell.send("3")
+        shell.send("6")
         shell.until("Not built yet")
         shell.send("q")
         assert shell.wait() == 0
