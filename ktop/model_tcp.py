@@ -153,7 +153,7 @@ class TcpEvent(Part):
 
 class Drop(Part):
     """Dropped packets by reason and place. stack: functions from where it was dropped outward, of
-    the most frequent of `stacks` ways that lead there.
+    a recent one: not every stack is taken. What was not read before a close (QUEUE_PURGE) is none.
 
     place: the function that dropped it. Empty until the kernel's symbols are known; addresses where
     they are hidden (kptr_restrict). source, destination: of the last one seen.
@@ -168,7 +168,6 @@ class Drop(Part):
     stack: list[str] = []
     source: str = ""
     destination: str = ""
-    stacks: int = 0
 
 
 class Interface(Part):

@@ -235,12 +235,11 @@ def layer(seq: int = 2) -> Tcp:
                 TcpEvent("drop", seq * SECOND, 7, "10.0.0.1", 4, "10.0.0.2", 5432, None,
                          "NETFILTER_DROP"),
                 TcpEvent("drop", seq * SECOND, 7, "10.0.0.1", 4, "10.0.0.2", 5432, None,
-                         "QUEUE_PURGE"),
+                         "TCP_OLD_DATA"),
                 TcpEvent("reset_sent", seq * SECOND, 0, "", 0, "", 0)],
         events_cut=17,
         drops=[Drop("NETFILTER_DROP", "tcp", 7, "nft_do_chain+0x3e8", 1292, 44.0,
-                    ["sk_skb_reason_drop+0x90", "nft_do_chain+0x3e8"], "10.0.0.1:4", "10.0.0.2:1",
-                    67),
+                    ["sk_skb_reason_drop+0x90", "nft_do_chain+0x3e8"], "10.0.0.1:4", "10.0.0.2:1"),
                Drop("NO_SOCKET", "udp", 8)],
         interfaces=[Interface(7, "eth0", 1e6, 2e6, 900.0, 800.0, 0.0, 0.0, 0.0, 0.0, 3, 0),
                     Interface(8, HOSTILE[2])],
@@ -289,7 +288,7 @@ async def test_what_an_engineer_reads():
         assert "conntrack 99.2% in host" in shown
         assert "10.0.0.2:5432" in shown and "ZWIN" in shown and "the busiest 3 of 48,211" in shown
         wanted = {"peers": ["ETIMEDOUT 2", "1 new since"],
-                  "feed": ["QUEUE_PURGE", "51 beyond the feed"],
+                  "feed": ["TCP_OLD_DATA", "51 beyond the feed"],
                   "listeners": ["0.0.0.0:80", "99.2"],
                   "trouble": ["rto 30", "nft_do_chain", "sk_skb_reason_drop"],
                   "network": ["eth0", "NXDOMAIN 2", "10.0.0.53"], "latency": ["P50"]}
@@ -307,11 +306,11 @@ async def test_feed_by_kind():
         await app.feed(pilot, frames())
         await pilot.press("e")
         await pilot.pause()
-        assert app.pane.view == "feed" and "retrans" not in text(app).split("DETAIL")[1]
+        assert app.pane.view == "feed" and "retrans" not in text(app).split("RESULT")[1]
         await pilot.press("e")
         await pilot.pause()
         shown = text(app)
-        assert "NETFILTER_DROP" in shown and "QUEUE_PURGE" not in shown
+        assert "NETFILTER_DROP" in shown and "TCP_OLD_DATA" not in shown
 
 
 async def test_latency_follows_the_peer_under_the_cursor():

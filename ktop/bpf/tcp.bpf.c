@@ -388,16 +388,19 @@ int tcp_rst_in(u64 *ctx)
     return tcp_reset((void *)ctx[0], NULL, KTOP_TCP_RESET_RECEIVED, -1);
 }
 
-/* -- drops: counted by reason, place and namespace; the stack once per place ---------------------*/
+/* -- drops: counted by reason, place and namespace; a stack takes 4 us, so only some are taken ----*/
 
 struct ktop_tcp_drop {
-    u32 reason;
-    s32 stack;
+    u32 reason, protocol;
     u64 location;
-    u32 netns, protocol;
+    u32 netns, pad;
 };
 _Static_assert(sizeof(struct ktop_tcp_drop) == KTOP_TCP_DROP_KEY_SIZE, "tcp_layer.DROP_KEY");
-BPF_TABLE("lru_hash", struct ktop_tcp_drop, u64, tcp_drops, 4096);
+struct ktop_tcp_dropped {
+    u64 count;
+    s64 stack;  /* of the newest that was taken, -1: none */
+};
+BPF_TABLE("lru_hash", struct ktop_tcp_drop, struct ktop_tcp_dropped, tcp_drops, 4096);
 BPF_STACK_TRACE(tcp_stacks, KTOP_TCP_STACKS);
 
 static __always_inline bool tcp_is_ip(struct sk_buff *skb)
@@ -409,8 +412,8 @@ static __always_inline bool tcp_is_ip(struct sk_buff *skb)
 static __always_inline int tcp_dropped(struct sk_buff *skb, u64 location, u32 reason, s32 stack)
 {
     struct ktop_tcp_event e = {};
-    struct ktop_tcp_drop key = {.reason = reason, .stack = stack, .location = location};
-    u64 one = 1;
+    struct ktop_tcp_drop key = {.reason = reason, .location = location};
+    struct ktop_tcp_dropped first = {.count = 1, .stack = stack};
     key.protocol = tcp_packet(&e, skb);
     if (!key.protocol)
         return 0;
@@ -422,11 +425,14 @@ static __always_inline int tcp_dropped(struct sk_buff *skb, u64 location, u32 re
         key.netns = tcp_packet_netns(skb);
     }
     tcp_count(KTOP_TN_DROPS);
-    u64 *n = tcp_drops.lookup(&key);
-    if (n)
-        __sync_fetch_and_add(n, 1);
-    else
-        tcp_drops.update(&key, &one);
+    struct ktop_tcp_dropped *d = tcp_drops.lookup(&key);
+    if (d) {
+        __sync_fetch_and_add(&d->count, 1);
+        if (stack >= 0)
+            d->stack = stack;
+    } else {
+        tcp_drops.update(&key, &first);
+    }
     if (!tcp_spend(KTOP_TC_DROPS))
         return 0;
     e.sk = (u64)sk;
@@ -453,7 +459,11 @@ int tcp_drop(u64 *ctx)
     if (reason == SKB_CONSUMED)
         return 0;
 #endif
+#ifdef KTOP_HAS_SKB_DROP_REASON_QUEUE_PURGE  /* a FIN or data that nobody read before the close */
+    if (reason == SKB_DROP_REASON_QUEUE_PURGE)
+        return 0;
 #endif
-    s32 stack = tcp_stacks.get_stackid(ctx, 0);
+#endif
+    s32 stack = tcp_spend(KTOP_TC_STACKS) ? tcp_stacks.get_stackid(ctx, 0) : -1;
     return tcp_dropped(skb, ctx[1], reason, stack);
 }

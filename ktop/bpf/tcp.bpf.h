@@ -21,7 +21,7 @@
  * net_device: nd_net
  * request_sock: __req_common
  * enum sock_flags: SOCK_DONE
- * enum skb_drop_reason: SKB_NOT_DROPPED_YET SKB_CONSUMED SKB_DROP_REASON_NOT_SPECIFIED
+ * enum skb_drop_reason: SKB_NOT_DROPPED_YET SKB_CONSUMED SKB_DROP_REASON_QUEUE_PURGE
  * bpf_iter__tcp: meta sk_common
  * bpf_iter__task_file: meta task file
  * tracepoint inet_sock_set_state tcp_retransmit_skb tcp_retransmit_synack tcp_send_reset
@@ -54,9 +54,10 @@ enum ktop_tcp_flag {   /* tcp_layer.ACTIVE... */
 
 BPF_RINGBUF_OUTPUT(tcp_events, KTOP_TCP_RING_PAGES);
 BPF_PERCPU_ARRAY(tcp_counters, u64, KTOP_TCP_COUNTERS);
-/* 0: number of the reading of descriptors; 1, 2: drops and retransmits that may still be events */
-BPF_ARRAY(tcp_control, s64, 3);
-enum { KTOP_TC_PASS, KTOP_TC_DROPS, KTOP_TC_RETRANS };
+/* Number of the reading of descriptors; how many drops and retransmits may still be events, and of
+ * how many drops the stack may be taken. */
+BPF_ARRAY(tcp_control, s64, 4);
+enum { KTOP_TC_PASS, KTOP_TC_DROPS, KTOP_TC_RETRANS, KTOP_TC_STACKS };
 
 struct ktop_tcp_latency {
     u64 sum_ns, max_ns;

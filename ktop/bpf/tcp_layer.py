@@ -42,8 +42,8 @@ RETRANSMITS = ("unknown", "rto", "fast", "tlp", "syn", "synack")
 COUNTERS = ("connects", "connects_failed", "accepts", "closes", "retrans_unknown", "retrans_rto",
             "retrans_fast", "retrans_tlp", "retrans_syn", "retrans_synack", "resets_sent",
             "resets_received", "drops", "lost", "dns_queries", "dns_answers", "dns_failed")
-DROP_KEY = packer((("reason", "I"), ("stack", "i"), ("location", "Q"), ("netns", "I"),
-                   ("protocol", "I")))
+DROP_KEY = packer((("reason", "I"), ("protocol", "I"), ("location", "Q"), ("netns", "I"),
+                   ("pad", "I")))
 # struct ktop_tcp_dns: a query, and its answer once there is one.
 DNS = (
     ("sent_ns", "Q"), ("latency_ns", "Q"), ("cgroup", "Q"), ("pid", "I"), ("netns", "I"),
@@ -56,6 +56,7 @@ RING_PAGES = 512       # 2 MiB: 13,000 events between two drains
 STACKS = 2048          # distinct drop stacks
 STACK_DEPTH = 127      # BPF_STACK_TRACE's
 DROP_FEED, RETRANS_FEED = 200, 400  # events between two drains; all are counted
+DROP_STACKS = 16       # drops between two drains whose stack is taken
 
 DEFINES = {
     "KTOP_TCP_SOCK_SIZE": SOCK_STRUCT.size,

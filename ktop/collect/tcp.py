@@ -10,7 +10,14 @@ from ktop.bpf import syscall
 from ktop.bpf.engine import Engine
 from ktop.bpf.layout import HIST_SLOTS
 from ktop.bpf.ringbuf import RingBuffer
-from ktop.bpf.tcp_layer import COUNTERS, DROP_FEED, KINDS, RETRANS_FEED, RETRANSMITS
+from ktop.bpf.tcp_layer import (
+    COUNTERS,
+    DROP_FEED,
+    DROP_STACKS,
+    KINDS,
+    RETRANS_FEED,
+    RETRANSMITS,
+)
 from ktop.collect.layer import Tick
 from ktop.collect.tcp_dns import DnsFolds
 from ktop.collect.tcp_drops import Drops, enum_names
@@ -71,6 +78,7 @@ class TcpLayer:
         """Drops and retransmits may be events again; they are counted all the same."""
         self._control(1, DROP_FEED)
         self._control(2, RETRANS_FEED)
+        self._control(3, DROP_STACKS)
 
     def drain(self) -> None:
         """Empty the event ring; called between ticks too, so that a burst finds room."""

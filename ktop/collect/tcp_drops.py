@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import bisect
 import struct
-import sys
 import threading
 
 from ktop.bpf import btf, syscall
@@ -81,22 +80,8 @@ class Symbols:
         return f"{clean(self._names[at], 64)}+{address - self._addresses[at]:#x}"
 
 
-_Place = tuple[int, int, int, int]  # reason, address, namespace, protocol
-
-
-class _Counted:
-    """Drops at one place, over all ways that led there; the stack of the most frequent one."""
-
-    def __init__(self) -> None:
-        self.total = self.stacks = self._most = 0
-        self.stack = -1
-
-    def add(self, count: int, stack: int) -> None:
-        """Count those of one stack."""
-        self.total += count
-        self.stacks += 1
-        if count > self._most:
-            self._most, self.stack = count, stack
+_Place = tuple[int, int, int, int, int]  # reason, protocol, address, namespace, padding
+_VALUE = struct.Struct("@Qq")            # struct ktop_tcp_dropped
 
 
 class Drops:
@@ -121,28 +106,27 @@ class Drops:
         """The most frequent, most of this interval first."""
         if "tcp_drops" not in self._engine.loaded.maps:
             return []
-        places: dict[_Place, _Counted] = {}
+        places: dict[_Place, tuple[int, int]] = {}
         for key, value in self._engine.read_hash("tcp_drops"):
-            reason, stack, location, netns, protocol = DROP_KEY.unpack(key)
-            place = places.setdefault((reason, location, netns, protocol), _Counted())
-            place.add(int.from_bytes(value, sys.byteorder), stack)
-        before, self._before = self._before, {key: c.total for key, c in places.items()}
-        keys = sorted(places, key=lambda k: (before.get(k, 0) - places[k].total,
-                                             -places[k].total, k))[:_ROWS]
+            places[DROP_KEY.unpack(key)] = _VALUE.unpack(value)
+        before, self._before = self._before, {key: n for key, (n, _) in places.items()}
+        keys = sorted(places, key=lambda k: (before.get(k, 0) - places[k][0], -places[k][0], k))
         if keys and watched:
             self.symbols.start()
-        return [self._row(key, places[key], before.get(key, 0), interval) for key in keys]
+        return [self._row(key, *places[key], before.get(key, 0), interval)
+                for key in keys[:_ROWS]]
 
-    def _row(self, key: _Place, counted: _Counted, before: int, interval: int | None) -> Drop:
-        reason, location, netns, protocol = key
+    def _row(self, key: _Place, total: int, stack: int, before: int,
+             interval: int | None) -> Drop:
+        reason, protocol, location, netns, _ = key
         name = self.reasons.get(reason, str(reason) if reason else "unknown")
-        row = Drop(name, "udp" if protocol == 17 else "tcp", netns, total=counted.total,
-                   place=self.symbols.name(location) or "", stacks=counted.stacks)
+        row = Drop(name, "udp" if protocol == 17 else "tcp", netns, total=total,
+                   place=self.symbols.name(location) or "")
         if interval:
-            row.per_s = max(0, counted.total - before) * 1e9 / interval
+            row.per_s = max(0, total - before) * 1e9 / interval
         row.source, row.destination = self._last.get((name, row.protocol, netns), ("", ""))
         if row.place:
-            names = [self.symbols.name(address) or "" for address in self._stack(counted.stack)]
+            names = [self.symbols.name(address) or "" for address in self._stack(stack)]
             while names and names[0].startswith(_OWN):
                 names.pop(0)
             row.stack = names[:_FRAMES]

@@ -249,8 +249,7 @@ class TcpPane(Pane):
         lines: list[list[Piece]] = []
         note = ""
         if isinstance(chosen, Drop):
-            note = f"{chosen.reason}, the most frequent of {chosen.stacks} ways" if (
-                chosen.stacks > 1) else chosen.reason
+            note = f"{chosen.reason}, a recent one"
             lines = [[(" " + name, "strong" if at == 0 else "normal")]
                      for at, name in enumerate(chosen.stack)]
         self.query_one("#stack-rule", Rule).set(note=note)
@@ -399,9 +398,10 @@ class TcpPane(Pane):
         for name in _TABLES:
             parts += ["", _TITLES[name], column_help(columns[name])]
         parts += ["", paragraph("""Drops: TCP and UDP packets that the kernel freed as not
-            delivered (kfree_skb), with its own reason; some reasons are part of normal life
-            (TCP_OLD_DATA, NO_SOCKET). What a network card or XDP drops is only in its
-            interface's counters. Retransmit kinds are as far as the kernel shows them; under a
+            delivered (kfree_skb), with its own reason; some reasons are part of normal life and dim
+            (TCP_OLD_DATA, NO_SOCKET); a stack is taken of a few a second only, and what nobody
+            read before a close (QUEUE_PURGE) is not counted as dropped. What a network card
+            or XDP drops is only in its interface's counters. Retransmit kinds are as far as the kernel shows them; under a
             storm each is counted and not all are in the feed. Connects that fail before a
             packet is sent (no route) are not seen. DNS is watched only while this pane is looked
             at: each packet then costs a short look.""")]
