@@ -268,6 +268,16 @@ async def test_the_histogram_follows_the_cursor():
         assert "requests are counted on the whole disk: vda" in text(app)
 
 
+async def test_what_is_not_known_apart_is_shown_together():
+    app = PaneApp(BlockPane)
+    async with app.run_test(size=(120, 40)) as pilot:
+        frames = block_stream(3)
+        for op in frames[-1].block.devices[0].ops:
+            op.device = op.queue = None
+        await app.feed(pilot, frames)
+        assert "Queue + device: vda write" in text(app)
+
+
 async def test_parentheses_change_what_is_slow():
     asked: list[dict[str, int] | None] = []
 

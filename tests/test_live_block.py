@@ -395,7 +395,7 @@ def test_a_queue_that_stamps_nothing_is_stamped_while_looked_at(
     frame = blind.tick()
     assert frame.block is not None
     kernels, ours = op(block, name, "read"), op(frame.block, name, "read")
-    assert ours.undivided_per_s == 0
+    assert ours.undivided_per_s <= 0.01 * ours.per_s  # one may have been under way before
     for kind in ("queue", "device", "total"):
         a, b = getattr(kernels, kind), getattr(ours, kind)
         assert a is not None and b is not None

@@ -241,17 +241,19 @@ class BlockPane(Pane):
             note = "all operations, queue + device"
             empty = "nothing of it ended in this interval"
         else:
-            found = getattr(op, self.which) if op else None
-            what = f"{self.which.capitalize()} time" if self.which != "total" else "Queue + device"
+            which, found = self.which, getattr(op, self.which) if op else None
+            if found is None and op is not None and op.total is not None:
+                which, found = "total", op.total  # not known apart
+            what = f"{which.capitalize()} time" if which != "total" else "Queue + device"
             title = f"{what}: {cut(device.name, 16)} {op.op}" if device and op else what
             note = "d: other times"
             if found is not None:
                 note = f"{fmt.grouped(hist.count(found))} requests  d: other times"
             empty = "none ended in this interval" if op else self._no_requests(device)
             if op is not None and op.per_s and found is None:
-                empty = "its times are not known: the queue stamps no requests"
+                empty = "its times are not known: the queue keeps no statistics"
         self.query_one("#hist-rule", Rule).set(title, note)
-        of = self._subject or (device.name if device else "", op.op if op else "", self.which)
+        of = self._subject or (device.name if device else "", op.op if op else "", title)
         self.query_one(Histogram).show(found, empty, of=of)
 
     def _subject_hist(self, block: Block) -> tuple[Hist | None, str]:
