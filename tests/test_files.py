@@ -171,12 +171,16 @@ def test_folds_count_what_the_kernel_counted():
     def entry(count: int) -> list[tuple[bytes, bytes]]:
         return [(key, fl.OPEN_FOLD_STRUCT.pack(count, 0, 9, 1))]
 
+    folds.begin(SECOND)
     folds.update(entry(10), SECOND)
     folds.update(entry(40), 31 * SECOND)
     folds.update(entry(5), 61 * SECOND)  # dropped, and made again
     (row,), cut = folds.rows(61 * SECOND, {key: "/x"}, 10)
     assert (row.count, row.per_min, row.path, row.error, cut) == (35, 35.0, "/x", "ENOENT", 0)
     assert folds.rows(200 * SECOND, {}, 10) == ([], 0)
+    folds.begin(300 * SECOND)
+    folds.update(entry(8), 301 * SECOND)
+    assert [(r.count, r.per_min) for r in folds.rows(302 * SECOND, {}, 10)[0]] == [(3, 90.0)]
 
 
 # -- counters --------------------------------------------------------------------------------------

@@ -37,12 +37,14 @@ def collector() -> Iterator[Collector]:
         time.sleep(0.1)
         c.tick()
         yield c
+        assert c._late is not None
+        assert c._late.layers["files"].lost_total == 0
     finally:
         c.close()
 
 
 def files(frame: Frame) -> Files:
-    assert frame.files is not None and frame.health.lost_total == 0
+    assert frame.files is not None, frame.health.banner
     return frame.files
 
 
@@ -242,7 +244,8 @@ def test_the_threshold_can_be_changed(collector: Collector, tmp_path: Path) -> N
 
 def test_opens_with_path_result_and_flags(collector: Collector, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "f").write_bytes(b"")
+    # by another command: what is new is always in the feed, the rest as far as its budget goes
+    subprocess.run(["touch", tmp_path / "d" / "f"], check=True)
     (tmp_path / "link").symlink_to("d/f")
     wanted: list[tuple[str, str | None, str]] = []
 
@@ -259,7 +262,6 @@ def test_opens_with_path_result_and_flags(collector: Collector, tmp_path: Path) 
     os.chdir(tmp_path)
     try:
         collector.tick()
-        time.sleep(0.15)  # the feed has a budget, and the tick opens files too
         attempt(f"{tmp_path}/d/f", f"{tmp_path}/d/f", os.O_RDONLY, "O_RDONLY|O_CLOEXEC")
         attempt("d/f", f"{tmp_path}/d/f", os.O_RDWR | os.O_APPEND, "O_RDWR|O_APPEND|O_CLOEXEC")
         attempt("./d/f", f"{tmp_path}/d/f", os.O_WRONLY, "O_WRONLY|O_CLOEXEC")
@@ -399,10 +401,12 @@ def test_page_cache_against_meminfo(collector: Collector, tmp_path: Path) -> Non
         return {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines}
 
     (tmp_path / "dirty").write_bytes(b"x" * (20 << 20))
+    before = meminfo()["Dirty"]
     cache = files(collector.tick()).cache
-    truth = meminfo()
+    after = meminfo()["Dirty"]
     assert cache is not None and cache.dirty_bytes is not None
-    assert cache.dirty_bytes == pytest.approx(truth["Dirty"], abs=8 << 20)
+    slack = 16 << 20  # others write too, and writeback comes in large pieces
+    assert min(before, after) - slack <= cache.dirty_bytes <= max(before, after) + slack
     assert cache.threshold_bytes and cache.background_bytes
     assert cache.threshold_bytes > cache.background_bytes > 0
 

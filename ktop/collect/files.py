@@ -85,6 +85,8 @@ class FilesLayer:
         if live:
             # in the first tick since somebody looks, the interval is not all ours
             interval = tick.interval_ns if self._was_live else None
+            if not self._was_live:
+                self._folds.begin(tick.now)
             self._watched(files, tick, interval)
         elif self._was_live:
             self._since = tick.now  # what is under way now is not timed by the next session

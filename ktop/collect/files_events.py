@@ -193,7 +193,13 @@ class OpenFolds:
         self._counts: dict[bytes, int] = {}
         self._pids: dict[bytes, int] = {}
         self._ticks: dict[bytes, deque[tuple[int, int]]] = {}
-        self._start: int | None = None
+        self._start = 0
+
+    def begin(self, now: int) -> None:
+        """Somebody looks from about now on: what was counted before is another minute."""
+        self._ticks.clear()
+        self._pids.clear()
+        self._start = now
 
     def update(self, entries: Iterable[tuple[bytes, bytes | memoryview]], now: int) -> None:
         """Count what is new in the `fs_opens` map at `now` (CLOCK_MONOTONIC ns)."""
@@ -208,13 +214,11 @@ class OpenFolds:
                 (now, count - before if count > before else count))
             self._pids[key] = pid
         self._counts = counts
-        if self._start is None:
-            self._start = now
 
     def rows(self, now: int, paths: OrderedDict[bytes, str], most: int
              ) -> tuple[list[OpenFold], int]:
         """Most frequent first, and how many were left out."""
-        window = max(1_000_000_000, min(WINDOW_NS, now - (self._start or now)))
+        window = max(1_000_000_000, min(WINDOW_NS, now - self._start))
         sums: list[tuple[int, bytes]] = []
         for key in list(self._ticks):
             ticks = self._ticks[key]

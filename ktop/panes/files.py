@@ -160,6 +160,8 @@ class FilesPane(Pane):
 
     def _probes(self, frame: Frame, files: Files) -> list[Piece]:
         """What is attached, and its price."""
+        if frame.files is None and frame.health.source == "bpf":
+            return [(" one moment: the probes of this pane are being loaded", "dim")]
         if not files.watched:
             if any(p.name == "fs_exit" and p.status == "off" for p in frame.health.probes):
                 return [(" syscall probes off: attached while somebody looks here, or records",
@@ -185,6 +187,8 @@ class FilesPane(Pane):
 
     def _none(self, frame: Frame, files: Files, what: str) -> str:
         """Why a table of operations is empty."""
+        if frame.files is None and frame.health.source == "bpf":
+            return "one moment"
         if not files.watched:
             off = any(p.name == "fs_exit" and p.status == "off" for p in frame.health.probes)
             return "not known: nobody looked" if off else why_missing(
