@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes as ct
+import errno
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -44,13 +45,17 @@ class Namespaces:
     """The namespaces of the host's processes, and of /run/netns."""
 
     def __init__(self) -> None:
-        self._own_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self.own = os.fstat(self._own_fd).st_ino
+        self.refused: str | None = None                   # why others cannot be entered
+        try:
+            self._own_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            self.own = os.fstat(self._own_fd).st_ino
+        except OSError as err:  # a kernel without CONFIG_NET_NS, or no /proc
+            self._own_fd, self.own = -1, 0
+            self.refused = f"network namespaces: {err.strerror}"
         self._of: dict[int, tuple[int, int]] = {}         # pid -> (start, namespace)
         self._members: dict[int, set[int]] = {}           # namespace -> pids
         self._names: dict[int, str] = {}
         self._turn = 0
-        self.refused: str | None = None                   # why others cannot be entered
 
     def discover(self, rows: list[Process], boot_now: int, ask_all: bool = False) -> None:
         """Learn where the processes are. boot_now: CLOCK_BOOTTIME in ns."""
@@ -139,7 +144,8 @@ class Namespaces:
                     continue
                 _setns(fd)
             except OSError as err:
-                self.refused = f"other network namespaces: setns: {err.strerror}"
+                if err.errno == errno.EPERM:
+                    self.refused = "other network namespaces: not permitted"
                 return False
             finally:
                 os.close(fd)
@@ -148,7 +154,8 @@ class Namespaces:
 
     def close(self) -> None:
         """Let go of our own namespace's descriptor."""
-        os.close(self._own_fd)
+        if self._own_fd >= 0:
+            os.close(self._own_fd)
 
 
 # -- what a namespace counts for itself, read while inside it --------------------------------------
