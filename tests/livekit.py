@@ -10,6 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import psutil
+
+from ktop.bpf import syscall
 from ktop.collect.main import Collector, Options
 from ktop.model import Frame, Process
 
@@ -76,3 +79,25 @@ def busy_window(collector: Collector, seconds: float) -> Frame:
         time.sleep(min(0.1, left))
         collector.drain()
     return collector.tick()
+
+
+def programs_of(pid: int) -> set[int]:
+    """Ids of the BPF programs that a process or one of its descendants holds (/proc/PID/fdinfo)."""
+    found: set[int] = set()
+    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(f"/proc/{process.pid}/fdinfo"):
+                with contextlib.suppress(OSError), open(entry.path, encoding="ascii") as f:
+                    found |= {int(line.split()[1]) for line in f if line.startswith("prog_id:")}
+    return found
+
+
+def left_of(programs: set[int]) -> set[int]:
+    """Which of them are still loaded; they go a moment after the last fd is closed."""
+    left = programs
+    for _ in range(100):
+        left = programs & set(syscall.program_ids())
+        if not left:
+            break
+        time.sleep(0.1)
+    return left

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from livekit import collecting, row
+from livekit import collecting, left_of, programs_of, row
 
 from ktop import wire
 from ktop.bpf import layout, syscall
@@ -27,16 +27,6 @@ LIFECYCLE = next(i for i, g in enumerate(GROUPS) if g.layers == ("lifecycle",))
 _COLLECTOR = ("import socket, sys\n"
               "from ktop.collect.main import Options, serve\n"
               "sys.exit(serve(socket.socket(fileno=int(sys.argv[1])), Options()))")
-
-
-def eventually_gone(before: list[int]) -> list[int]:
-    """Programs loaded that were not before; the kernel frees them a moment after the last fd."""
-    for _ in range(100):
-        left = sorted(set(syscall.program_ids()) - set(before))
-        if not left:
-            break
-        time.sleep(0.1)
-    return left
 
 
 def start_collector() -> tuple[subprocess.Popen[bytes], socket.socket]:
@@ -59,19 +49,18 @@ def frames(sock: socket.socket, n: int) -> list[Frame]:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, None])
 def test_nothing_stays_behind_however_it_ends(number: signal.Signals | None) -> None:
-    before = syscall.program_ids()
     p, sock = start_collector()
     with sock:
-        frames(sock, 2)
-        assert len(set(syscall.program_ids()) - set(before)) >= 4
+        frames(sock, 4)
+        programs = programs_of(p.pid)
+        assert len(programs) >= 4
         if number is not None:
             p.send_signal(number)
     assert p.wait(20) == (-number if number is not None else 0)
-    assert eventually_gone(before) == []
+    assert left_of(programs) == set()
 
 
 def test_killed_compile_child_is_no_catastrophe() -> None:
-    before = syscall.program_ids()
     engine = Engine()
     engine.start()
     assert engine._child is not None
@@ -79,8 +68,8 @@ def test_killed_compile_child_is_no_catastrophe() -> None:
     loaded = engine.wait()
     assert loaded.fatal
     assert {r["status"] for r in probe_table(engine)} <= {"fallback", "absent"}
+    assert programs_of(os.getpid()) == set()
     engine.close()
-    assert eventually_gone(before) == []
 
 
 def test_a_refused_probe_is_reported_and_the_rest_go_on() -> None:
