@@ -23,7 +23,7 @@
  */
 
 #ifndef __RQF_FLUSH_SEQ
-#define __RQF_FLUSH_SEQ 4  /* an enum since 6.11, 5f89154e8e9e */
+#define __RQF_FLUSH_SEQ KTOP_BLOCK_FLUSH_SEQ  /* an enum without a name, or before 6.11 none */
 #endif
 #define KTOP_OP_WRITE 1
 #define KTOP_OP_FLUSH 2

@@ -38,11 +38,11 @@ OPS = {0: "read", 1: "write", 2: "flush", 3: "discard", 5: "secure erase", 7: "z
        33: "driver out", 34: "driver in", 35: "driver out", OP_SYNC: "sync"}
 
 
-def _kernel_has(tracepoint: str, btf: str = "/sys/kernel/btf/vmlinux") -> bool:
-    """Whether BTF names a raw tracepoint; without BTF nobody knows: yes."""
+def _kernel_has(name: str, btf: str = "/sys/kernel/btf/vmlinux") -> bool:
+    """Whether BTF knows a name; without BTF nobody knows: yes."""
     try:
         with open(btf, "rb") as f:
-            return b"\0btf_trace_" + tracepoint.encode() + b"\0" in f.read()
+            return b"\0" + name.encode() + b"\0" in f.read()
     except OSError:
         return True
 
@@ -70,8 +70,10 @@ _BEFORE = (
           _UNSEEN + "; what a kernel worker issues"),
 )
 PROBES: tuple[Probe, ...] = (
-    _DONE, *(_SINCE_6_5 if _kernel_has("block_io_start") else _BEFORE))
+    _DONE, *(_SINCE_6_5 if _kernel_has("btf_trace_block_io_start") else _BEFORE))
 DEFINES: dict[str, int] = {
+    # RQF_FLUSH_SEQ's bit: the second of an enum since 6.11 (5f89154e8e9e), 1 << 4 before
+    "KTOP_BLOCK_FLUSH_SEQ": 1 if _kernel_has("__RQF_FLUSH_SEQ") else 4,
     "KTOP_BLOCK_OPS": MAX_OPS,
     "KTOP_BLOCK_PROCS": MAX_PROCS,
     "KTOP_BLOCK_SLOT_BITS": SLOT_BITS,
