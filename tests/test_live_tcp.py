@@ -598,6 +598,22 @@ def test_interface_rates(collector: Collector) -> None:
     assert (row.tx_packets_per_s or 0) * seconds == pytest.approx(second[9] - first[9], rel=0.1)
 
 
+def test_conntrack_count_is_the_namespaces_own(collector: Collector) -> None:
+    with namespaces() as (a, b), inside(b, SERVE) as server:
+        assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+        run(f"ip netns exec {b} iptables -A INPUT -m conntrack --ctstate NEW -j ACCEPT")
+        with inside(a, "import socket; c=[socket.create_connection(('10.77.0.2', 7000)) "
+                       "for _ in range(9)]; print('x', flush=True); input()") as client:
+            assert client.stdout is not None and client.stdout.readline()
+            inode = os.stat(f"/run/netns/{b}").st_ino
+            (row,) = [n for n in tick(collector).namespaces if n.id == inode]
+            proc = "/proc/sys/net/netfilter/nf_conntrack_"
+            count, limit = (int(run(f"ip netns exec {b} cat {proc}{n}")) for n in ("count", "max"))
+    assert row.conntrack_count == pytest.approx(count, abs=1) and count >= 9
+    assert row.conntrack_max == limit
+    assert row.sockets >= 9
+
+
 # -- DNS -------------------------------------------------------------------------------------------
 
 DNS_SERVER = """

@@ -398,13 +398,13 @@ class TcpPane(Pane):
         for name in _TABLES:
             parts += ["", _TITLES[name], column_help(columns[name])]
         parts += ["", paragraph("""Drops: TCP and UDP packets that the kernel freed as not
-            delivered (kfree_skb), with its own reason; some reasons are part of normal life and dim
-            (TCP_OLD_DATA, NO_SOCKET); a stack is taken of a few a second only, and what nobody
-            read before a close (QUEUE_PURGE) is not counted as dropped. What a network card
-            or XDP drops is only in its interface's counters. Retransmit kinds are as far as the
-            kernel shows them; under a storm each is counted and not all are in the feed. Connects that fail before a
-            packet is sent (no route) are not seen. DNS is watched only while this pane is looked
-            at: each packet then costs a short look.""")]
+            delivered (kfree_skb), with its own reason; some reasons are part of normal life and
+            dim (TCP_OLD_DATA, NO_SOCKET); a stack is taken of a few a second only, and what
+            nobody read before a close (QUEUE_PURGE) is not counted as dropped. What a network
+            card or XDP drops is only in its interface's counters. Retransmit kinds are as far as
+            the kernel shows them; under a storm each is counted and not all are in the feed.
+            Connects that fail before a packet is sent (no route) are not seen. DNS is watched
+            only while this pane is looked at: each packet then costs a short look.""")]
         return "\n".join(parts)
 
 
