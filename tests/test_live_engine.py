@@ -64,8 +64,11 @@ def test_killed_compile_child_is_no_catastrophe() -> None:
     engine = Engine()
     engine.start()
     assert engine._child is not None
+    tree = Path(engine._tree)
+    assert tree.is_dir()
     engine._child.kill()
     loaded = engine.wait()
+    assert not tree.exists()
     assert loaded.fatal
     assert {r["status"] for r in probe_table(engine)} <= {"fallback", "absent"}
     assert programs_of(os.getpid()) == set()

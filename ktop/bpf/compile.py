@@ -20,9 +20,9 @@ import json
 import os
 import platform
 import resource
+import shutil
 import socket
 import sys
-import tempfile
 from typing import Any, cast
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -102,9 +102,8 @@ class Loader:
         header = self.headers.kernel_header(self.btf, want)
         if header.missing:
             self.notes.append("this kernel has no " + ", ".join(header.missing))
-        tree = tempfile.mkdtemp(prefix="ktop-headers-")
-        self.headers.write_tree(tree, header)
-        os.environ["BCC_KERNEL_SOURCE"] = tree
+        self.headers.write_tree(self.options["tree"], header)
+        os.environ["BCC_KERNEL_SOURCE"] = self.options["tree"]
 
     def _compile(self, layers: tuple[str, ...], flavour: tuple[str, ...]) -> Any:
         import bcc
@@ -295,11 +294,7 @@ def main() -> None:
     except Exception as err:  # whatever it is, the collector goes on without BPF and says why
         _send(sock, {"kind": "fatal", "reason": f"{type(err).__name__}: {err}"[:500]}, [])
     finally:
-        tree = os.environ.get("BCC_KERNEL_SOURCE", "")
-        if os.path.basename(tree).startswith("ktop-headers-"):
-            import shutil
-
-            shutil.rmtree(tree, ignore_errors=True)
+        shutil.rmtree(options["tree"], ignore_errors=True)
         os._exit(0)
 
 

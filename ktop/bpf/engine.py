@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +73,7 @@ class Engine:
         self.table = probes_of(GROUPS[group])
         self._child: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
+        self._tree = ""  # the child's include tree; whoever of the two is left removes it
         self.loaded = Loaded()
 
     def start(self) -> None:
@@ -80,17 +82,20 @@ class Engine:
         if python is None:
             self.loaded.fatal = "no /usr/bin/python3 to run bcc with"
             return
+        self._tree = tempfile.mkdtemp(prefix="ktop-headers-")
+        options = json.dumps({**self._options, "tree": self._tree})
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         try:
             # -I: neither our environment nor the current directory can lend it modules.
             self._child = subprocess.Popen(
-                [python, "-I", "-B", _CHILD, str(theirs.fileno()), json.dumps(self._options)],
+                [python, "-I", "-B", _CHILD, str(theirs.fileno()), options],
                 pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 cwd="/", env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"})
         except OSError as err:
             self.loaded.fatal = f"{python}: {err.strerror}"
             ours.close()
+            self._end_child()
             return
         finally:
             theirs.close()
@@ -160,6 +165,9 @@ class Engine:
                 self._child.kill()
                 self._child.wait()
             self._child = None
+        if self._tree:
+            shutil.rmtree(self._tree, ignore_errors=True)
+            self._tree = ""
 
     def live(self, probe: str) -> bool:
         """Whether a probe is attached."""
