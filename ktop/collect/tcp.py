@@ -156,7 +156,10 @@ class TcpLayer:
                 if not entered:
                     continue
                 if sockets and self._engine is not None:
-                    chunks.append(self._engine.read_iter("tcp_socks"))
+                    try:
+                        chunks.append(self._engine.read_iter("tcp_socks"))
+                    except OSError as err:
+                        layer.notes.append(f"sockets of {row.name or inode}: {err.strerror}")
                 counters, devices = read_counters(), read_interfaces()
             self._rates.namespace(row, counters, tick.interval_ns)
             layer.namespaces.append(row)
