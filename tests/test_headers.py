@@ -151,7 +151,8 @@ def test_without_btf_the_headers_text_tells_what_differs(tmp_path: Path) -> None
     events.mkdir(parents=True)
     (tmp_path / "source/include/linux").mkdir()
     sched = tmp_path / "source/include/linux/sched.h"
-    switch = "TRACE_EVENT(sched_switch,\n\n\tTP_PROTO(bool preempt,\n\t\t struct a *p, struct a *n{}),"
+    switch = ("TRACE_EVENT(sched_switch,\n\n\tTP_PROTO(bool preempt,\n"
+              "\t\t struct a *p, struct a *n{}),")
     sched.write_text("struct task_struct {\n\tunsigned int\t\t\t__state;\n};\n")
     (events / "sched.h").write_text(switch.format(",\n\t\t unsigned int prev_state"))
     assert headers.tree_features(str(tmp_path)) == {"KTOP_ARGS_sched_switch": "4"}
