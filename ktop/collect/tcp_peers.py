@@ -180,9 +180,9 @@ class Peers:
             latency=Hist(counts, total, longest) if counts else None, retrans_kinds=kinds,
             srtt_ns=fold.rtt_sum // fold.rtts if fold.rtts > 0 else None,
             new=self._start is not None and fold.since - self._start > WINDOW_NS)
-        ns = interval.ns
-        if ns:
-            row.tx_bytes_per_s, row.rx_bytes_per_s = fold.tx * 1e9 / ns, fold.rx * 1e9 / ns
-            row.retrans_per_s = fold.retrans * 1e9 / ns
+        if interval.ns:
+            per = 1e9 / interval.ns
+            row.tx_bytes_per_s, row.rx_bytes_per_s = fold.tx * per, fold.rx * per
+            row.retrans_per_s = fold.retrans * per
             row.retrans_pct = 100 * fold.retrans / fold.segments if fold.segments else 0.0
         return row

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 from ktop import hist
 from ktop.bpf.tcp_layer import ACTIVE, LOSS, PASSIVE, RECOVERY, SOCK_STRUCT
@@ -113,8 +114,8 @@ class TcpTable:
         self.closed = []
         for e in events:
             entry = self._entries.pop(e.key, None) or self._leaving.pop(e.key, None)
-            final = {"tx_bytes": e.tx_bytes, "rx_bytes": e.rx_bytes, "retrans": e.retrans,
-                     "state": e.state}
+            final: dict[str, Any] = {"tx_bytes": e.tx_bytes, "rx_bytes": e.rx_bytes,
+                                     "retrans": e.retrans, "state": e.state}
             if entry is None:
                 blank = SOCK_STRUCT.unpack(bytes(SOCK_STRUCT.size))
                 record = SockRecord._make(blank)._replace(
@@ -127,7 +128,8 @@ class TcpTable:
                     entry.advance(record, None)
             else:
                 old = entry.record
-                whose = {"pid": e.pid, "comm": e.comm, "cgroup": e.cgroup} if e.pid else {}
+                whose: dict[str, Any] = (
+                    {"pid": e.pid, "comm": e.comm, "cgroup": e.cgroup} if e.pid else {})
                 entry.advance(old._replace(**final, **whose), old)
             self._uncount(entry)
             self.closed.append(entry)
