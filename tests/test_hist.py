@@ -77,7 +77,7 @@ def test_nothing_is_not_zero() -> None:
 def test_the_kernel_numbers_buckets_the_same_way() -> None:
     """hist_slot() of ktop.bpf.h, run in Python line by line, agrees at every boundary."""
     source = (Path(hist.__file__).parent / "bpf" / "ktop.bpf.h").read_text()
-    body = re.search(r"hist_slot\(u64 ns, u32 slots\)\n{\n(.*?)\n}", source, re.DOTALL)
+    body = re.search(r"hist_slot\(u64 ns, const u32 slots\)\n{\n(.*?)\n}", source, re.DOTALL)
     assert body is not None
     steps = re.findall(r"if \(v >> (\d+)\) \{ v >>= (\d+); octave \+= (\d+); \}", body.group(1))
     assert steps == [(n, n, n) for n in ("32", "16", "8", "4", "2")]

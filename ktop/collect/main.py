@@ -133,9 +133,12 @@ class Collector:
         clock.interval_ns = interval
         if not self._seq:
             self._clocks.interval_ns = None
+        if self._processes is not None and self._sched is not None:
+            self._processes.sample()
+            self._sched.sample()
         cpus = self._cpu_times.rows()
         processes = self._processes.update() if self._processes else self._procfs.update()
-        sched = self._sched.update(cpus, interval) if self._sched else Sched()
+        sched = self._sched.update(cpus) if self._sched else Sched()
         dead = self._processes.dead_histograms() if self._processes else {}
         if self._processes is not None:
             changes = self._processes.changes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+import time
 
 from ktop.bpf.engine import Engine
 from ktop.bpf.layout import COUNTERS, LIFE_COUNTERS, TASK_HIST_SLOTS
@@ -49,7 +50,10 @@ class ProcessesLayer:
         self._ring: RingBuffer | None = None
         self._pending: list[ProcessEvent] = []
         self._folds: events.Folds | None = None
-        self._counters: dict[str, int] = {}
+        self._counters: tuple[int, dict[str, int]] = (0, {})  # when read, and what
+        self._counters_ns, self._counts = 0, dict[str, int]()
+        self._read_ns, self._data = 0, b""
+        self._dead: list[tuple[bytes, memoryview]] = []
         self._shown: dict[int, list[int]] = {}  # by cgroup: of ended threads, counted while alive
         self._no_args: set[int] = set()   # processes whose command line is still to be read
         self._execd: set[int] = set()     # processes with an exec rate other than zero
@@ -69,13 +73,23 @@ class ProcessesLayer:
             offset = self._clocks.wall_offset
             self._pending += [events.decode(raw, offset) for raw in self._ring.drain()]
 
+    def sample(self) -> None:
+        """Read the kernel (SchedLayer.sample says why this is a step of its own)."""
+        self.drain()
+        self._read_ns = time.monotonic_ns()
+        if self._tasks is not None:
+            self._data = self._engine.read_iter("tasks")
+        self._dead = (self._engine.read_hash("dead_hists")
+                      if "dead_hists" in self._engine.loaded.maps else [])
+        self._counters_ns, self._counts = time.monotonic_ns(), self._read_counters()
+
     def update(self) -> Processes:
         """One tick: everything since the last."""
         now, interval = self._clocks.now, self._clocks.interval_ns
-        self.drain()
         found, self._pending = self._pending, []
         if self._tasks is not None:
-            self._tasks.update(self._engine.read_iter("tasks"), now, self._clocks.boot_offset)
+            self._tasks.update(self._data, self._read_ns, self._clocks.boot_offset)
+            self._data = b""
         else:
             self._procfs.update()
         if self._folds is None:
@@ -88,7 +102,7 @@ class ProcessesLayer:
         shown, cut = events.feed(found)
         layer = Processes(rows=rows, events=shown, events_cut=cut, folds=self._folds.rows(now),
                           threads=self._tasks.threads() if self._tasks else [])
-        self._totals(layer, interval)
+        self._totals(layer)
         return layer
 
     @property
@@ -142,9 +156,10 @@ class ProcessesLayer:
                                   for raw in engine.read_percpu(map_name, i))
         return found
 
-    def _totals(self, layer: Processes, interval: int | None) -> None:
-        new, old = self._read_counters(), self._counters
-        self._counters = new
+    def _totals(self, layer: Processes) -> None:
+        new, (last_ns, old) = self._counts, self._counters
+        self._counters = (self._counters_ns, new)
+        interval = self._counters_ns - last_ns if last_ns else None
         self.lost_total = new.get("lost_events", 0)
         self.lost = self.lost_total - old.get("lost_events", 0)
         self.untracked_total = new.get("untracked", 0)
@@ -164,13 +179,11 @@ class ProcessesLayer:
 
         Cumulative, except that what a thread's own rows had already counted is taken out.
         """
-        if "dead_hists" not in self._engine.loaded.maps:
-            return {}
         for cgroup, counts in self._tasks.buried if self._tasks else ():
             shown = self._shown.setdefault(cgroup, [0] * len(counts))
             self._shown[cgroup] = [a + b for a, b in zip(shown, counts, strict=True)]
         found = {}
-        for key, value in self._engine.read_hash("dead_hists"):
+        for key, value in self._dead:
             cgroup = int.from_bytes(key, sys.byteorder)
             counts = _DEAD_HIST.unpack(value)
             shown = self._shown.get(cgroup, [0] * len(counts))

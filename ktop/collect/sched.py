@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from typing import NamedTuple
 
 from ktop import hist
@@ -39,19 +40,29 @@ class SchedLayer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._last: list[CpuRecord] | None = None
+        self._raw: list[memoryview] = []
+        self._longest_ns: int | None = None
+        self._read_ns = 0
+        self._last: tuple[int, list[CpuRecord]] | None = None
         self._epoch = 0
 
-    def update(self, cpus: list[Cpu], interval: int | None) -> Sched:
-        """The host's scheduler over the interval; completes the CPU rows."""
-        if "cpus" not in self._engine.loaded.maps:
+    def sample(self) -> None:
+        """Read the kernel. A busy host may stop us between two reads of a tick, so that each
+        layer's rates are over the time between its own reads."""
+        if "cpus" in self._engine.loaded.maps:
+            self._read_ns = time.monotonic_ns()
+            self._raw = self._engine.read_percpu("cpus")
+            self._longest_ns = self._longest()
+
+    def update(self, cpus: list[Cpu]) -> Sched:
+        """The host's scheduler since the sample before; completes the CPU rows."""
+        if not self._raw:
             return Sched()
-        longest = self._longest()
-        new = [decode(raw) for raw in self._engine.read_percpu("cpus")]
-        old, self._last = self._last, new
-        if old is None or not interval:
+        new = [decode(raw) for raw in self._raw]
+        last, self._last = self._last, (self._read_ns, new)
+        if last is None or self._read_ns <= last[0]:
             return Sched()
-        return self._difference(new, old, longest, cpus, interval)
+        return self._difference(new, last[1], self._longest_ns, cpus, self._read_ns - last[0])
 
     def _longest(self) -> int | None:
         """Longest wait since the last call, ns; None when all were under a microsecond."""
