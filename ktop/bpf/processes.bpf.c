@@ -155,7 +155,8 @@ static __always_inline int one_task(struct seq_file *seq, struct task_struct *ta
     r->hist.tag = 2;
     r->hist.pid = pid;
     bpf_probe_read_kernel(r->hist.hist, sizeof(r->hist.hist), a->hist);
-    bpf_seq_write(seq, r, sizeof(*r));
+    if (bpf_seq_write(seq, r, sizeof(*r)))
+        a->dirty = 1;  /* the buffer is full: the thread comes again in the next read(2) */
     return 0;
 }
 
