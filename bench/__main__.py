@@ -11,11 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-from bench import hooks, memory, screen, slowdown, start, tick
+from bench import hooks, memory, screen, slowdown, slowdown_io, start, tcp, tick
 from bench.common import ROOT, Missing, Row, ratio
 
 BENCHES = {"start": start, "hooks": hooks, "tick": tick, "screen": screen, "memory": memory,
-           "slowdown": slowdown}
+           "tcp": tcp, "slowdown": slowdown, "slowdown_io": slowdown_io}
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 RESULTS = Path(__file__).with_name("results.json")
 
