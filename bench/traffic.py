@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from bench.common import ROOT, Missing, end
+from bench.common import ROOT, Missing, cpu_ns, end
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 512\r\n\r\n" + b"k" * 512
@@ -84,10 +84,10 @@ def _renew(port: int, until: float) -> int:
 
 
 def load(port: int, kept: bool, seconds: float) -> None:
-    """In a child: prints requests a second."""
-    begun = time.perf_counter()
-    done = (_keep if kept else _renew)(port, begun + seconds)
-    print(done / (time.perf_counter() - begun), flush=True)
+    """In a child: prints how many requests were answered, and its CPU seconds for them."""
+    begun = time.process_time()
+    done = (_keep if kept else _renew)(port, time.perf_counter() + seconds)
+    print(done, time.process_time() - begun, flush=True)
 
 
 def finish(child: subprocess.Popen[bytes]) -> None:
@@ -102,20 +102,22 @@ def finish(child: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def server(cpu: int) -> Iterator[int]:
-    """A server on that CPU: its port."""
+def server(cpu: int) -> Iterator[tuple[int, int]]:
+    """A server on that CPU: its pid and port."""
     child = subprocess.Popen([sys.executable, "-c", "from bench.traffic import serve; serve()"],
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     try:
         os.sched_setaffinity(child.pid, {cpu})
         assert child.stdout
-        yield int(child.stdout.readline())
+        yield child.pid, int(child.stdout.readline())
     finally:
         finish(child)
 
 
-def requests(port: int, cpu: int, kept: bool, seconds: float) -> float:
-    """Requests a second of a client on that CPU."""
+def requests(of: tuple[int, int], cpu: int, kept: bool, seconds: float) -> float:
+    """Requests of a client on that CPU for a CPU second of client and server."""
+    pid, port = of
+    before = cpu_ns([pid])
     code = f"from bench.traffic import load; load({port}, {kept}, {seconds})"
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL,
                              stdout=subprocess.PIPE, cwd=ROOT)
@@ -123,4 +125,5 @@ def requests(port: int, cpu: int, kept: bool, seconds: float) -> float:
     said, _ = child.communicate(timeout=seconds + 20)
     if not said:
         raise Missing("the HTTP client failed")
-    return float(said)
+    done, seconds = (float(word) for word in said.split())
+    return done / (seconds + (cpu_ns([pid]) - before) / 1e9)
