@@ -10,12 +10,14 @@ RUN_PACKAGES := python3-bpfcc
 TEST_PACKAGES := tmux strace iproute2 iptables procps fio util-linux
 # The peers of bench/. A missing one is a `-` in the table.
 BENCH_PACKAGES := htop btop libbpf-tools
+# From SVG to PNG.
+SHOT_PACKAGES := librsvg2-bin fonts-dejavu-core
 
 ARGS ?=
 NOW = $$(cat pyproject.toml Makefile | cksum; pwd)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bench run test check bench clean
+.PHONY: help setup setup-dev setup-bench run test check bench screenshots clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile \
@@ -32,6 +34,7 @@ setup-dev:  ## the same, and what the tests need
 
 setup-bench: setup-dev
 	@$(call packages,$(BENCH_PACKAGES),its rows in the table stay empty)
+	@$(call packages,linux-perf,the ping-pong stands for perf bench)
 
 run: setup  ## start ktop live; ARGS="..." for its options
 	@if [ "$$(id -u)" = 0 ]; then exec $(BIN)/ktop $(ARGS); fi; \
@@ -46,6 +49,10 @@ check: setup-dev  ## ruff, mypy, import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+screenshots: setup-dev  ## pictures of each pane from the recorded session
+	@$(call packages,$(SHOT_PACKAGES),there are SVGs only)
+	@$(BIN)/python -m screenshots.make
 
 bench: setup-bench  ## every figure of the README; ARGS="--quick", ARGS="start bytes"
 	@$(BIN)/python -m bench $(ARGS)
