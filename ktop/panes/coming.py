@@ -1,4 +1,4 @@
-"""Tabs that are not built yet: one calm screen each that says what will be there."""
+"""A tab that is not built yet: one calm screen that says what will be there."""
 
 from __future__ import annotations
 
@@ -41,39 +41,6 @@ class ComingPane(Pane):
         """The same text."""
         points = "\n".join(f"  - {point}" for point in self.points)
         return f"{self.title}: not built yet.\n\n{self.what}\n\n{points}"
-
-
-class FilesPane(ComingPane):
-    """Files: not built yet."""
-
-    title = "Files"
-    key = "2"
-    what = "Who reads and writes which file, and who waits for it."
-    points = ("reads and writes by file and process: rate, bytes, latency",
-              "opens and failed opens with path and error",
-              "the page cache: hits, misses, write-back")
-
-
-class TcpPane(ComingPane):
-    """TCP: not built yet."""
-
-    title = "TCP"
-    key = "3"
-    what = "Every connection, who owns it and what slows it down."
-    points = ("throughput, round-trip time, retransmits, windows",
-              "connects and accepts with their latency; resets",
-              "drops with their reason, listen queues that overflow")
-
-
-class BlockPane(ComingPane):
-    """Block: not built yet."""
-
-    title = "Block"
-    key = "4"
-    what = "Every disk: how long requests wait, and how long the device takes."
-    points = ("latency histograms of queue and device time, per device",
-              "who causes the traffic: process, cgroup",
-              "queue depth, merges, errors")
 
 
 class DiagnosisPane(ComingPane):
