@@ -12,14 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ktop import hist
+from ktop.history_feeds import Fed, Feed
 from ktop.history_files import FileFeeds, file_hists
-from ktop.history_tcp import TcpFeed
 from ktop.model import Block, Frame, Hist, ProcessEvent
 from ktop.model_block import SlowIo
+from ktop.model_tcp import TcpEvent
 
 SECOND = 1_000_000_000
 SPAN_NS = 600 * SECOND
 EVENTS = 5_000
+TCP_EVENTS = 3_000
 BLOCK_HISTS = 6  # histograms of the busiest (device, operation) pairs kept of a tick
 SLOW_IOS = 2_000
 ARGS = 512  # characters of a command line remembered for its exit
@@ -52,26 +54,6 @@ class Tick:
     rtt: Hist | None = None
 
 
-@dataclass(frozen=True)
-class FeedEvent:
-    """An event with the number it got here: its identity in the feed.
-
-    args: its command line; of an exit, the one seen at the execution.
-    """
-
-    serial: int
-    event: ProcessEvent
-    args: str | None = None
-
-
-@dataclass(frozen=True)
-class SlowEvent:
-    """A slow block request with the number it got here: its identity in the feed."""
-
-    serial: int
-    io: SlowIo
-
-
 def _block_hists(block: Block | None) -> dict[tuple[str, str], Hist] | None:
     """Device time (the total where it is not known apart) of the busiest operations."""
     if block is None or not any(device.ops for device in block.devices):
@@ -92,27 +74,24 @@ class History:
     def __init__(self, span_ns: int = SPAN_NS, events: int = EVENTS) -> None:
         self.span_ns = span_ns
         self.ticks: deque[Tick] = deque()
-        self._events: deque[FeedEvent] = deque(maxlen=events)
-        self._slow: deque[SlowEvent] = deque(maxlen=SLOW_IOS)
+        self._events: Feed[ProcessEvent] = Feed(events)
+        self.slow: Feed[SlowIo] = Feed(SLOW_IOS)
         self.files = FileFeeds()
-        self.tcp = TcpFeed()
+        self.tcp: Feed[TcpEvent] = Feed(TCP_EVENTS)
         self._args: dict[int, str] = {}  # of running processes, by pid
-        self._serial = 0
         self._monotonic_ns: int | None = None
         self._suspended_ns = 0
-        self.events_cut = 0  # events that happened and were not in their frame
 
     def clear(self) -> None:
         """Forget everything: another host, or a jump in a recording."""
         self.ticks.clear()
         self._events.clear()
-        self._slow.clear()
+        self.slow.clear()
         self.files.clear()
         self.tcp.clear()
         self._args.clear()
         self._monotonic_ns = None
         self._suspended_ns = 0
-        self.events_cut = 0
 
     def add(self, frame: Frame) -> None:
         """Take what charts need from a frame. One that is older than the last starts afresh."""
@@ -137,14 +116,13 @@ class History:
         while self.ticks[0].at_ns < at_ns - self.span_ns:
             self.ticks.popleft()
         for event in processes.events:
-            self._serial += 1
-            self._events.append(FeedEvent(self._serial, event, self._arguments(event)))
-        self.events_cut += processes.events_cut
+            self._events.put(event, self._arguments(event))
+        self._events.cut += processes.events_cut
         self.files.add(frame.files)
-        self.tcp.add(frame.tcp)
-        for io in frame.block.slow if frame.block else ():
-            self._serial += 1
-            self._slow.append(SlowEvent(self._serial, io))
+        if frame.tcp is not None:
+            self.tcp.add(frame.tcp.events, frame.tcp.events_cut)
+        if frame.block is not None:
+            self.slow.add(frame.block.slow)
 
     def _arguments(self, event: ProcessEvent) -> str | None:
         """An exit knows its command's name only: the command line is from its execution."""
@@ -161,13 +139,18 @@ class History:
         """The last tick."""
         return self.ticks[-1] if self.ticks else None
 
-    def events(self) -> list[FeedEvent]:
+    def events(self) -> list[Fed[ProcessEvent]]:
         """Executions and exits, newest first."""
-        return list(reversed(self._events))
+        return self._events.newest_first()
 
-    def slow_ios(self) -> list[SlowEvent]:
+    @property
+    def events_cut(self) -> int:
+        """Executions and exits that happened and were not in their frame."""
+        return self._events.cut
+
+    def slow_ios(self) -> list[Fed[SlowIo]]:
         """Slow block requests, newest first."""
-        return list(reversed(self._slow))
+        return self.slow.newest_first()
 
     def runq_columns(self, columns: int, span_ns: int) -> list[Hist | None]:
         """Run queue latency over the last `span_ns`, oldest first, in `columns` equal parts."""

@@ -5,45 +5,11 @@ Part of ktop/history.py.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from typing import Generic, TypeVar
-
+from ktop.history_feeds import Feed
 from ktop.model import Hist
 from ktop.model_files import Files, MountEvent, OpenEvent, SlowOp
 
-T = TypeVar("T")
 SLOW, OPENS, MOUNTS = 2_000, 2_000, 500
-
-
-@dataclass(frozen=True)
-class Fed(Generic[T]):
-    """An event with the number it got here: its identity in the feed."""
-
-    serial: int
-    event: T
-
-
-class Feed(Generic[T]):
-    """The last events of one kind."""
-
-    def __init__(self, most: int) -> None:
-        self._events: deque[Fed[T]] = deque(maxlen=most)
-        self.serial = 0
-
-    def add(self, events: list[T]) -> None:
-        """Take events, oldest first."""
-        for event in events:
-            self.serial += 1
-            self._events.append(Fed(self.serial, event))
-
-    def newest_first(self) -> list[Fed[T]]:
-        """All that is remembered."""
-        return list(reversed(self._events))
-
-    def clear(self) -> None:
-        """Forget everything; numbers go on."""
-        self._events.clear()
 
 
 class FileFeeds:

@@ -55,6 +55,24 @@ class Pane(Widget, can_focus=True):
         tables = self.tables()
         (tables[0] if tables else self).focus()
 
+    def action_other(self) -> None:
+        """The next table in view."""
+        tables = self.tables()
+        if tables:
+            at = next((i for i, table in enumerate(tables) if table.has_focus), -1)
+            tables[(at + 1) % len(tables)].focus()
+
+    def _rules(self) -> None:
+        """Have the rules say where the focus is."""
+
+    def on_descendant_focus(self) -> None:
+        """The rules say where the focus is."""
+        self._rules()
+
+    def on_descendant_blur(self) -> None:
+        """The rules say where the focus is."""
+        self._rules()
+
     def on_focus(self) -> None:
         """A pane holds the focus itself only while it has no table in view: its keys must work."""
         tables = self.tables()

@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from ktop import format as fmt
 from ktop import hist, theme
-from ktop.history import SlowEvent
+from ktop.history_feeds import Fed
 from ktop.model import Hist
-from ktop.model_block import BlockOp, BlockUser, Device
+from ktop.model_block import BlockOp, BlockUser, Device, SlowIo
 from ktop.panes.base import Names
+from ktop.panes.figures import (
+    NEVER,
+    cgroup_column,
+    figure,
+    latency,
+    latency_style,
+    percentile,
+)
 from ktop.widgets.columns import Column
-
-SLOW_NS, BAD_NS = 10e6, 100e6  # a request that somebody notices, and one that hurts
-_NEVER = 1e18
-
-
-def percentile(h: Hist | None, pct: float) -> float | None:
-    """A percentile in ns; None without a histogram or samples."""
-    return None if h is None else hist.percentile(h, pct)
-
-
-def latency_style(value_ns: float | None) -> str:
-    """Style of a request's latency in ns."""
-    return theme.load(value_ns, SLOW_NS, BAD_NS)
 
 
 def _rate(key: str, title: str, field: str, text: str, width: int = 5) -> Column:
-    def value(row: Any) -> float | None:
-        found: float | None = getattr(row, field)
-        return found
-    return Column(key, title, width, lambda r: fmt.rate(value(r)), sort=value,
-                  style=lambda r: theme.load(value(r), _NEVER, _NEVER), help=text)
+    return figure(key, title, width, fmt.rate, field, text)
 
 
 def _bytes(key: str, title: str, field: str, text: str) -> Column:
-    def value(row: Any) -> float | None:
-        found: float | None = getattr(row, field)
-        return found
-    return Column(key, title, 5, lambda r: fmt.size(value(r)), sort=value,
-                  style=lambda r: theme.load(value(r), _NEVER, _NEVER), help=text)
-
-
-def _latency(key: str, title: str, get: Callable[[Any], float | None], text: str) -> Column:
-    return Column(key, title, 6, lambda r: fmt.duration(get(r)), sort=get,
-                  style=lambda r: latency_style(get(r)), help=text)
+    return figure(key, title, 5, fmt.size, field, text)
 
 
 def of_op(device: Device, name: str) -> BlockOp | None:
@@ -106,20 +87,20 @@ def device_columns(name: Callable[[Device], str]) -> list[Column]:
                style=lambda d: theme.load(d.queue, 4, 16, 0.005),
                help="mean number of requests under way (time_in_queue / interval); over 4 on a "
                     "small cloud volume and over 16 on a big one is worth a look"),
-        _latency("rp99", "R P99", _op_p99("read"),
+        latency("rp99", "R P99", _op_p99("read"),
                  "99th percentile of reads, queue and device time"),
-        _latency("wp99", "W P99", _op_p99("write"), "99th percentile of writes"),
+        latency("wp99", "W P99", _op_p99("write"), "99th percentile of writes"),
         Column("limit", "LIM%", 4, lambda d: fmt.pct(headroom(d)), sort=headroom,
                style=lambda d: theme.load(headroom(d), 70, 90),
                help="use of the declared limit that is nearer (--limit)"),
         Column("flight", "NOW", 4, lambda d: fmt.count(d.in_flight), sort=lambda d: d.in_flight,
-               style=lambda d: theme.load(d.in_flight, _NEVER, _NEVER),
+               style=lambda d: theme.load(d.in_flight, NEVER, NEVER),
                help="requests under way at the moment of the tick"),
         _rate("discards", "DISC/s", "discards_per_s", "discards a second", 6),
         _rate("flushes", "FLSH/s", "flushes_per_s", "cache flushes a second", 6),
         _rate("merges", "MRG/s", "merges_per_s", "requests merged into others a second"),
-        _latency("rmean", "R MEAN", lambda d: d.read_ns, "mean of reads (diskstats, ms exact)"),
-        _latency("wmean", "W MEAN", lambda d: d.write_ns, "mean of writes"),
+        latency("rmean", "R MEAN", lambda d: d.read_ns, "mean of reads (diskstats, ms exact)"),
+        latency("wmean", "W MEAN", lambda d: d.write_ns, "mean of writes"),
         Column("size", "SIZE", 5, lambda d: fmt.size(d.size_bytes), sort=lambda d: d.size_bytes,
                style=lambda _: "dim", help="capacity"),
         Column("sched", "SCHED", 11, lambda d: d.scheduler or "-", "left",
@@ -165,25 +146,25 @@ def op_columns() -> list[Column]:
                help="operation. flush: the device empties its write cache. sync: a request that "
                     "is only a flush, as an fsync without data (diskstats: a write)"),
         _rate("per_s", "IO/s", "per_s", "requests completed a second (block_rq_complete)"),
-        _latency("q50", "Q P50", _pct("queue", 50),
+        latency("q50", "Q P50", _pct("queue", 50),
                  "median queue time: from the request's start to its issue to the device"),
-        _latency("q99", "Q P99", _pct("queue", 99), "its 99th percentile"),
-        _latency("d50", "D P50", _pct("device", 50),
+        latency("q99", "Q P99", _pct("queue", 99), "its 99th percentile"),
+        latency("d50", "D P50", _pct("device", 50),
                  "median device time: from the issue to the completion"),
-        _latency("d95", "D P95", _pct("device", 95), "its 95th percentile"),
-        _latency("d99", "D P99", _pct("device", 99), "its 99th percentile"),
-        _latency("d999", "DP99.9", _pct("device", 99.9), "its 99.9th percentile"),
-        _latency("dmax", "D MAX", _longest("device"), "the longest device time"),
+        latency("d95", "D P95", _pct("device", 95), "its 95th percentile"),
+        latency("d99", "D P99", _pct("device", 99), "its 99th percentile"),
+        latency("d999", "DP99.9", _pct("device", 99.9), "its 99.9th percentile"),
+        latency("dmax", "D MAX", _longest("device"), "the longest device time"),
         _bytes("bytes", "B/s", "bytes_per_s", "bytes a second"),
         Column("size", "SIZE", 5,
                lambda o: fmt.size(o.bytes_per_s / o.per_s if o.per_s else None),
                sort=lambda o: o.bytes_per_s / o.per_s if o.per_s else None,
                style=lambda _: "normal", help="mean size: IO/s x SIZE = B/s"),
-        _latency("q95", "Q P95", _pct("queue", 95), "95th percentile of the queue time"),
-        _latency("q999", "QP99.9", _pct("queue", 99.9), "its 99.9th percentile"),
-        _latency("qmax", "Q MAX", _longest("queue"), "the longest queue time"),
-        _latency("t99", "T P99", _pct("total", 99), "99th percentile of queue and device time"),
-        _latency("tmax", "T MAX", _longest("total"), "the longest in all"),
+        latency("q95", "Q P95", _pct("queue", 95), "95th percentile of the queue time"),
+        latency("q999", "QP99.9", _pct("queue", 99.9), "its 99.9th percentile"),
+        latency("qmax", "Q MAX", _longest("queue"), "the longest queue time"),
+        latency("t99", "T P99", _pct("total", 99), "99th percentile of queue and device time"),
+        latency("tmax", "T MAX", _longest("total"), "the longest in all"),
         Column("errors", "ERR/s", 5, lambda o: fmt.rate(o.errors_per_s),
                sort=lambda o: o.errors_per_s, style=lambda o: theme.load(o.errors_per_s, 0, 0),
                help="requests that failed a second"),
@@ -199,11 +180,11 @@ def _user_rates() -> list[Column]:
         _rate("writes", "W/s", "writes_per_s", "its writes that ended, a second"),
         _bytes("rbytes", "RD/s", "read_bytes_per_s", "bytes read a second"),
         _bytes("wbytes", "WR/s", "write_bytes_per_s", "bytes written a second"),
-        _latency("p99", "P99", lambda u: percentile(u.latency, 99),
+        latency("p99", "P99", lambda u: percentile(u.latency, 99),
                  "99th percentile of its requests, queue and device time"),
-        _latency("p50", "P50", lambda u: percentile(u.latency, 50), "median of its requests"),
-        _latency("rmean", "R MEAN", lambda u: u.read_ns, "mean latency of its reads"),
-        _latency("wmean", "W MEAN", lambda u: u.write_ns, "mean latency of its writes"),
+        latency("p50", "P50", lambda u: percentile(u.latency, 50), "median of its requests"),
+        latency("rmean", "R MEAN", lambda u: u.read_ns, "mean latency of its reads"),
+        latency("wmean", "W MEAN", lambda u: u.write_ns, "mean latency of its writes"),
         _rate("others", "OTH/s", "others_per_s", "discards, flushes and others a second"),
         Column("all", "IO/s", 5, lambda u: fmt.rate(every(u)), sort=every,
                style=lambda _: "normal", help="all of its requests a second"),
@@ -221,8 +202,7 @@ def user_columns(names: Names) -> list[Column]:
         Column("pid", "PID", 7, lambda u: str(u.pid), sort=lambda u: u.pid,
                help="process that submitted the requests"),
         *_user_rates(),
-        Column("cgroup", "CGROUP", 14, lambda u: names.cgroup(u.cgroup), "left",
-               sort=lambda u: names.cgroup(u.cgroup), help="container, pod or unit"),
+        cgroup_column(names),
         Column("command", "COMMAND", 14, lambda u: u.comm or "-", "left",
                sort=lambda u: u.comm.casefold(), min_width=12,
                help="command; kworker: write-back and other work of the kernel's own threads"),
@@ -233,42 +213,40 @@ def group_columns(names: Names) -> list[Column]:
     """Rows are BlockUsers that are whole cgroups."""
     return [
         *_user_rates(),
-        Column("cgroup", "CGROUP", 16, lambda u: names.cgroup(u.cgroup), "left",
-               sort=lambda u: names.cgroup(u.cgroup), min_width=12,
-               help="container, pod or unit"),
+        cgroup_column(names, 16, min_width=12),
     ]
 
 
 def slow_columns(names: Names) -> list[Column]:
-    """The feed's columns. Rows are SlowEvents."""
-    def note(event: SlowEvent) -> str:
-        return " ".join(x for x in (event.io.error or "", event.io.flags) if x)
+    """The feed's columns. Rows are Fed SlowIos."""
+    def note(event: Fed[SlowIo]) -> str:
+        return " ".join(x for x in (event.event.error or "", event.event.flags) if x)
 
-    def latency(key: str, title: str, field: str, text: str) -> Column:
-        return Column(key, title, 6, lambda e: fmt.duration(getattr(e.io, field)),
-                      style=lambda e: latency_style(getattr(e.io, field)), help=text)
+    def time(key: str, title: str, field: str, text: str) -> Column:
+        return Column(key, title, 6, lambda e: fmt.duration(getattr(e.event, field)),
+                      style=lambda e: latency_style(getattr(e.event, field)), help=text)
 
     return [
-        Column("time", "TIME", 8, lambda e: fmt.clock_time(e.io.time_ns), "left",
+        Column("time", "TIME", 8, lambda e: fmt.clock_time(e.event.time_ns), "left",
                style=lambda _: "dim", help="time of day at which it ended"),
-        Column("device", "DEVICE", 8, lambda e: e.io.part or e.io.device, "left",
+        Column("device", "DEVICE", 8, lambda e: e.event.part or e.event.device, "left",
                help="disk, or the partition it was sent to"),
-        Column("op", "OP", 7, lambda e: e.io.op, "left", help="operation"),
-        latency("queue", "QUEUE", "queue_ns", "time before it was issued to the device"),
-        latency("dev", "DEV", "device_ns", "time in the device"),
-        Column("command", "COMMAND", 12, lambda e: e.io.comm or "-", "left",
-               style=lambda e: "normal" if e.io.comm else "dim",
+        Column("op", "OP", 7, lambda e: e.event.op, "left", help="operation"),
+        time("queue", "QUEUE", "queue_ns", "time before it was issued to the device"),
+        time("dev", "DEV", "device_ns", "time in the device"),
+        Column("command", "COMMAND", 12, lambda e: e.event.comm or "-", "left",
+               style=lambda e: "normal" if e.event.comm else "dim",
                help="who submitted it; `-` for a flush, which many may wait for"),
-        Column("pid", "PID", 7, lambda e: "-" if e.io.pid is None else str(e.io.pid),
+        Column("pid", "PID", 7, lambda e: "-" if e.event.pid is None else str(e.event.pid),
                help="its process id"),
-        Column("bytes", "BYTES", 5, lambda e: fmt.size(e.io.bytes), help="size"),
-        latency("total", "TOTAL", "total_ns", "queue and device time"),
-        Column("cgroup", "CGROUP", 14, lambda e: names.cgroup(e.io.cgroup), "left",
+        Column("bytes", "BYTES", 5, lambda e: fmt.size(e.event.bytes), help="size"),
+        time("total", "TOTAL", "total_ns", "queue and device time"),
+        Column("cgroup", "CGROUP", 14, lambda e: names.cgroup(e.event.cgroup), "left",
                help="container, pod or unit"),
-        Column("sector", "SECTOR", 11, lambda e: str(e.io.sector), style=lambda _: "dim",
+        Column("sector", "SECTOR", 11, lambda e: str(e.event.sector), style=lambda _: "dim",
                help="where on the disk, in units of 512 bytes"),
         Column("note", "NOTE", 10, note, "left", min_width=6,
-               style=lambda e: "bad" if e.io.error else "dim",
+               style=lambda e: "bad" if e.event.error else "dim",
                help="error, and flags: sync (somebody waits), meta (of the file system), ahead "
                     "(read-ahead), fua (past the cache), background (write-back)"),
     ]

@@ -4,44 +4,28 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 
 from ktop import format as fmt
 from ktop import hist, theme
-from ktop.history import History
-from ktop.history_files import Feed
 from ktop.model import Files, Frame, Hist
 from ktop.model_files import FileOps, PageCache
 from ktop.panes import files_columns as columns
-from ktop.panes.base import Names, Pane, column_help, in_view, paragraph, why_missing
-from ktop.widgets.columns import Key
+from ktop.panes.base import column_help, paragraph, why_missing
+from ktop.panes.views import SlowPane, chart_span, view_keys
 from ktop.widgets.heatmap import Heatmap
 from ktop.widgets.histogram import Histogram
 from ktop.widgets.strips import Line, Piece, Rule, cut
 from ktop.widgets.table import VirtualTable
-from ktop.wire import Control
 
-HIGH, WIDE = 30, 100  # size of the pane from which there is room for the charts
-MINUTE_NS = 60_000_000_000
-SPAN_NS = 5 * MINUTE_NS
-VIEWS = ("files", "processes", "slow", "opens", "fds", "mounts")
-_SECTIONS = {"files": ("files",), "processes": ("processes",), "slow": ("slow",),
-             "opens": ("folds", "opens"), "fds": ("fds",),
-             "mounts": ("cache", "filesystems", "throttled", "mounts")}
-_TABLES = ("files", "processes", "slow", "folds", "opens", "fds", "filesystems", "throttled",
-           "mounts")
-_TITLES = {"files": "Files", "processes": "Processes", "slow": "Slow operations",
-           "folds": "Opens a minute, folded", "opens": "Opens", "fds": "Open descriptors",
-           "cache": "Page cache", "filesystems": "Filesystems", "throttled": "Writers held back",
-           "mounts": "Mounts"}
-_CHARTED = ("files", "processes", "slow")
-THRESHOLD_MIN_NS, THRESHOLD_MAX_NS = 10_000, 60_000_000_000
+VIEWS = {"files": ("files",), "processes": ("processes",), "slow": ("slow",),
+         "opens": ("folds", "opens"), "fds": ("fds",),
+         "mounts": ("cache", "filesystems", "throttled", "mounts")}
 
 
-class FilesPane(Pane):
+class FilesPane(SlowPane):
     """Six views of the files layer; `v` goes on to the next.
 
     With the cursor on a file or a process the histogram is that one's; Escape gives the host's.
@@ -51,19 +35,27 @@ class FilesPane(Pane):
     key = "2"
     layer = "files"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("v", "view", "View", id="files.view",
-                tooltip="Files, processes, slow operations, opens, descriptors, mounts"),
-        Binding("o", "other", "Other part", id="files.other",
-                tooltip="Move the focus to the next table"),
+        *view_keys("files", "Files, processes, slow operations, opens, descriptors, mounts"),
         Binding("left_parenthesis", "threshold(-1)", "Slow: half", show=False, key_display="(",
                 id="files.threshold_down", tooltip="Half the time from which an operation is slow"),
         Binding("right_parenthesis", "threshold(1)", "Slow: double", show=False, key_display=")",
                 id="files.threshold_up", tooltip="Twice the time from which an operation is slow"),
     ]
+    BIG = (100, 30)
+    views = VIEWS
+    big_views: ClassVar = {name: (name, "hist", "heat") for name in ("files", "processes", "slow")}
+    titles: ClassVar = {
+        "files": "Files", "processes": "Processes", "slow": "Slow operations",
+        "folds": "Opens a minute, folded", "opens": "Opens", "fds": "Open descriptors",
+        "cache": "Page cache", "filesystems": "Filesystems", "throttled": "Writers held back",
+        "mounts": "Mounts", "hist": "", "heat": ""}
+    groups: ClassVar = {"charts": ("hist", "heat")}
+    subjects = ("files", "processes")
+    followers = ("hist",)
+    finest_ns = least_ns = 10_000
     DEFAULT_CSS = """
     FilesPane #summary { height: 2; }
-    FilesPane #body { layout: vertical; width: 1fr; height: 1fr; }
-    FilesPane .section { layout: vertical; width: 1fr; height: 1fr; }
+    FilesPane #body { layout: vertical; }
     FilesPane #folds { height: 2fr; }
     FilesPane #cache { height: 3; }
     FilesPane #cache-line { height: 2; }
@@ -72,38 +64,16 @@ class FilesPane(Pane):
     FilesPane #hist { margin: 0 1 0 0; }
     """
 
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self.names = Names()
-        self.view = "files"
-        self._subject: tuple[str, Key] | None = None
-        self._frame: Frame | None = None
-        self._history: History | None = None
-        self._threshold: int | None = None  # asked for, and not yet in a frame
-        self._fed: dict[str, object] = {}
-
     def compose(self) -> ComposeResult:
         """A summary, the sections of all views, and two charts."""
         yield Line(id="summary")
         with Container(id="body"):
-            for name in ("files", "processes", "slow", "folds", "opens", "fds"):
-                with Container(id=name, classes="section"):
-                    yield Rule(_TITLES[name], id=f"{name}-rule")
-                    yield self._table(name)
-            with Container(id="cache", classes="section"):
-                yield Rule(_TITLES["cache"], id="cache-rule")
-                yield Line(id="cache-line")
-            for name in ("filesystems", "throttled", "mounts"):
-                with Container(id=name, classes="section"):
-                    yield Rule(_TITLES[name], id=f"{name}-rule")
-                    yield self._table(name)
+            for name in list(self.titles)[:-2]:
+                yield self._section(name, Line(id="cache-line") if name == "cache" else
+                                    self._table(name))
             with Container(id="charts"):
-                with Container(id="hist", classes="section"):
-                    yield Rule(id="hist-rule")
-                    yield Histogram(id="histogram")
-                with Container(id="heat", classes="section"):
-                    yield Rule(id="heat-rule")
-                    yield Heatmap(id="heatmap")
+                yield self._section("hist", Histogram(id="histogram"))
+                yield self._section("heat", Heatmap(id="heatmap"))
 
     def _table(self, name: str) -> VirtualTable:
         """The table of a section: columns, identity, order, columns that stay."""
@@ -123,25 +93,13 @@ class FilesPane(Pane):
         return VirtualTable(made, identity, sort=sort, frozen=frozen, feed=sort is None,
                             id=f"{name}-table")
 
-    def on_mount(self) -> None:
-        """The first view."""
-        self._arrange()
-
     # -- each tick -----------------------------------------------------------------------------
 
-    def show(self, frame: Frame, history: History) -> None:
-        """This tick's files: only what is in view is worked out."""
-        self._frame, self._history = frame, history
-        self.names.learn(frame)
-        files = frame.files or Files()
-        if self._threshold == files.threshold_ns:
-            self._threshold = None
-        self.query_one("#summary", Line).set(self._totals(files), self._probes(frame, files))
-        for section in _SECTIONS[self.view]:
-            getattr(self, f"_show_{section}")(frame, files, history)
-        if self.query_one("#charts").display:
-            self._show_hist(frame, files)
-            self._show_heat(frame, files, history)
+    def _about(self, frame: Frame) -> tuple[Frame, Files]:
+        return frame, frame.files or Files()
+
+    def _summary(self, frame: Frame, files: Files) -> list[list[Piece]]:
+        return [self._totals(files), self._probes(frame, files)]
 
     def _totals(self, files: Files) -> list[Piece]:
         host = files.host or FileOps()
@@ -179,12 +137,6 @@ class FilesPane(Pane):
             pieces.append((f"  {fmt.grouped(lost)} events lost", "bad"))
         return pieces
 
-    def _put(self, section: str, rows: list[Any], note: str, empty: str) -> None:
-        table = self.query_one(f"#{section}-table", VirtualTable)
-        table.empty = empty
-        self.query_one(f"#{section}-rule", Rule).set(note=note)
-        table.set_rows(rows)
-
     def _none(self, frame: Frame, files: Files, what: str) -> str:
         """Why a table of operations is empty."""
         if frame.files is None and frame.health.source == "bpf":
@@ -197,61 +149,47 @@ class FilesPane(Pane):
             return "one moment: it takes one full interval"
         return what
 
-    def _show_files(self, frame: Frame, files: Files, _history: History) -> None:
+    def _show_files(self, frame: Frame, files: Files) -> None:
         note = f"{len(files.rows)} in use"
         if files.rows_cut:
             note += f", {fmt.count(files.rows_cut)} less busy not shown"
-        self._put("files", files.rows, note, self._none(frame, files, "no file was used"))
+        self._fill("files", files.rows, self._none(frame, files, "no file was used"), note)
 
-    def _show_processes(self, frame: Frame, files: Files, _history: History) -> None:
+    def _show_processes(self, frame: Frame, files: Files) -> None:
         note = f"{len(files.processes)} used files"
         if files.processes_cut:
             note += f", {fmt.count(files.processes_cut)} less busy not shown"
-        self._put("processes", files.processes, note,
-                  self._none(frame, files, "no process used a file"))
+        self._fill("processes", files.processes,
+                   self._none(frame, files, "no process used a file"), note)
 
-    def _feed(self, section: str, feed: Feed[Any], note: str, empty: str) -> None:
-        """A feed's table is given its rows only when there are new ones."""
-        found = feed.newest_first()
-        newest = (id(feed), feed.serial, len(found))
-        table = self.query_one(f"#{section}-table", VirtualTable)
-        self.query_one(f"#{section}-rule", Rule).set(note=note)
-        if table.empty != empty:
-            table.empty = empty
-            table.repaint()
-        if self._fed.get(section) != newest:
-            self._fed[section] = newest
-            table.set_rows(found)
-
-    def _show_slow(self, frame: Frame, files: Files, history: History) -> None:
-        wanted = self._threshold if self._threshold is not None else files.threshold_ns
-        limit = fmt.duration(wanted)
+    def _show_slow(self, frame: Frame, files: Files) -> None:
+        limit = fmt.duration(self._slow_ns() or files.threshold_ns)
         note = f"{limit} and more, change: ( )   {fmt.count(files.slow_total)} in all"
         if files.slow_cut:
             note += f", {fmt.count(files.slow_cut)} not shown"
-        self._feed("slow", history.files.slow, note, self._none(
-            frame, files, f"no read, write or fsync took {limit} while somebody looked"))
+        self._feed("slow", self._history.files.slow, self._none(
+            frame, files, f"no read, write or fsync took {limit} while somebody looked"), note)
 
-    def _show_folds(self, frame: Frame, files: Files, _history: History) -> None:
+    def _show_folds(self, frame: Frame, files: Files) -> None:
         note = f"{fmt.count(files.folds_cut)} rarer not shown" if files.folds_cut else ""
-        self._put("folds", files.folds, note, self._none(frame, files, "nothing was opened"))
+        self._fill("folds", files.folds, self._none(frame, files, "nothing was opened"), note)
 
-    def _show_opens(self, frame: Frame, files: Files, history: History) -> None:
+    def _show_opens(self, frame: Frame, files: Files) -> None:
         note = f"{fmt.count(files.opens_cut)} only counted above" if files.opens_cut else ""
-        self._feed("opens", history.files.opens, note,
-                   self._none(frame, files, "nothing was opened"))
+        self._feed("opens", self._history.files.opens,
+                   self._none(frame, files, "nothing was opened"), note)
 
-    def _show_fds(self, frame: Frame, files: Files, _history: History) -> None:
+    def _show_fds(self, frame: Frame, files: Files) -> None:
         note = f"host: {fmt.grouped(files.descriptors_host)} open files"
         leaks = sum(1 for row in files.descriptors if row.steady)
         if leaks:
             note = f"{leaks} growing steadily   {note}"
         if files.descriptors_cut:
             note += f", {fmt.count(files.descriptors_cut)} processes not shown"
-        self._put("fds", files.descriptors, note,
-                  "one moment" if frame.files is None else "none known")
+        self._fill("fds", files.descriptors,
+                   "one moment" if frame.files is None else "none known", note)
 
-    def _show_cache(self, _frame: Frame, files: Files, _history: History) -> None:
+    def _show_cache(self, _frame: Frame, files: Files) -> None:
         cache = files.cache or PageCache()
         share = (100 * cache.dirty_bytes / cache.threshold_bytes
                  if cache.dirty_bytes is not None and cache.threshold_bytes else None)
@@ -263,20 +201,19 @@ class FilesPane(Pane):
             [(" writing in the background starts at ", "dim"),
              (fmt.size(cache.background_bytes), "normal")])
 
-    def _show_filesystems(self, frame: Frame, files: Files, _history: History) -> None:
-        self._put("filesystems", files.filesystems, "",
-                  self._none(frame, files, "no file was used"))
+    def _show_filesystems(self, frame: Frame, files: Files) -> None:
+        self._fill("filesystems", files.filesystems,
+                   self._none(frame, files, "no file was used"))
 
-    def _show_throttled(self, _frame: Frame, files: Files, _history: History) -> None:
+    def _show_throttled(self, _frame: Frame, files: Files) -> None:
         rows = files.cache.throttled if files.cache else []
-        section = self.query_one("#throttled")
-        section.display = bool(rows)
-        section.styles.height = min(len(rows), 4) + 2
-        self._put("throttled", rows, "too much is dirty", "nobody")
+        self.query_one("#throttled").display = bool(rows)
+        self._fix_height("throttled", min(len(rows), 4) + 2)
+        self._fill("throttled", rows, "nobody", "too much is dirty")
 
-    def _show_mounts(self, frame: Frame, files: Files, history: History) -> None:
+    def _show_mounts(self, frame: Frame, files: Files) -> None:
         note = "" if files.watched else "from mountinfo only: by whom is not known"
-        self._feed("mounts", history.files.mounts, note, "none since ktop runs")
+        self._feed("mounts", self._history.files.mounts, "none since ktop runs", note)
 
     # -- charts --------------------------------------------------------------------------------
 
@@ -304,96 +241,31 @@ class FilesPane(Pane):
         self.query_one(Histogram).show(found, self._none(frame, files, "nothing in this interval"),
                                        of=(op, self._subject))
 
-    def _show_heat(self, frame: Frame, files: Files, history: History) -> None:
+    def _show_heat(self, frame: Frame, files: Files) -> None:
         heatmap = self.query_one(Heatmap)
         op, _ = dominant(self._ops(files)[0])
-        # the first minute is shown large: in an incident nobody waits for five
-        first = next((tick.at_ns for tick in history.ticks if tick.files), None)
-        young = first is None or history.ticks[-1].at_ns - first < MINUTE_NS
-        span = MINUTE_NS if young else SPAN_NS
-        found = history.file_columns(op, heatmap.columns, span)
+        span, when = chart_span(self._history, lambda tick: tick.files)
+        found = self._history.file_columns(op, heatmap.columns, span)
         known = [h for h in found if h is not None]
         note = ""
         if known:
             note = f"host, P99 {fmt.duration(hist.percentile(hist.merge(known), 99))}"
-        when = "minute" if young else "5 minutes"
         self.query_one("#heat-rule", Rule).set(f"{op.capitalize()}s, the last {when}", note)
         heatmap.show(found, span, self._none(frame, files, "nothing yet"))
 
-    def on_virtual_table_highlighted(self, message: VirtualTable.Highlighted) -> None:
-        """The histogram follows the cursor."""
-        section = str(message.table.id).removesuffix("-table")
-        if section not in ("files", "processes"):
-            return
-        if message.key is not None:
-            self._subject = (section, message.key)
-        elif self._subject is not None and self._subject[0] == section:
-            self._subject = None
-        if self._frame is not None and self.query_one("#charts").display:
-            self._show_hist(self._frame, self._frame.files or Files())
-
-    # -- layout --------------------------------------------------------------------------------
-
-    def on_resize(self, _event: events.Resize) -> None:
-        """Another size may have room for more, or less."""
-        self._arrange()
-
-    def _arrange(self) -> None:
-        shown = _SECTIONS[self.view]
-        for section in (*_TABLES, "cache"):
-            self.query_one(f"#{section}").display = section in shown
-        self.query_one("#throttled").display = False
-        self.query_one("#charts").display = (
-            self.view in _CHARTED and self.size.width >= WIDE and self.size.height >= HIGH)
-        if self._frame is not None and self._history is not None:
-            # sizes are known after the layout: the charts ask for their width
-            self.call_after_refresh(self.show, self._frame, self._history)
-        if self.is_attached and self.has_focus_within:
-            focused = self.screen.focused
-            if focused is None or not in_view(focused, self):
-                self.focus_main()
-
     # -- keys ----------------------------------------------------------------------------------
 
-    def action_view(self) -> None:
-        """The next view."""
-        self.view = VIEWS[(VIEWS.index(self.view) + 1) % len(VIEWS)]
+    def _told_ns(self, frame: Frame) -> int | None:
+        return frame.files.threshold_ns if frame.files else None
+
+    def _arrange(self) -> None:
+        super()._arrange()
+        self.query_one("#throttled").display = False  # until there are some
+
+    def action_view(self, step: int = 1) -> None:
+        """The next view; each begins with the host."""
         self._subject = None
-        self._arrange()
-        self.focus_main()
-
-    def action_other(self) -> None:
-        """The next table in view."""
-        tables = self.tables()
-        if tables:
-            at = next((i for i, table in enumerate(tables) if table.has_focus), -1)
-            tables[(at + 1) % len(tables)].focus()
-
-    def action_threshold(self, step: int) -> None:
-        """Half or twice what counts as slow."""
-        now = self._threshold
-        if now is None:
-            now = self._frame.files.threshold_ns if self._frame and self._frame.files else None
-        if now is None:
-            return
-        wanted = now * 2 if step > 0 else now // 2
-        self._threshold = max(THRESHOLD_MIN_NS, min(THRESHOLD_MAX_NS, wanted))
-        self.post_message(self.Ask(Control(thresholds={"files": self._threshold})))
-        if self._frame is not None and self._history is not None:
-            self.show(self._frame, self._history)
-
-    def on_descendant_focus(self) -> None:
-        """The rules say where the focus is."""
-        self._rules()
-
-    def on_descendant_blur(self) -> None:
-        """The rules say where the focus is."""
-        self._rules()
-
-    def _rules(self) -> None:
-        for section in _TABLES:
-            focused = self.query_one(f"#{section}-table", VirtualTable).has_focus
-            self.query_one(f"#{section}-rule", Rule).set(active=focused)
+        super().action_view(step)
 
     # -- help ----------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from typing import Any
 from rich.cells import get_character_cell_size
 
 from ktop import format as fmt
-from ktop import hist, theme
-from ktop.history_files import Fed
+from ktop import theme
+from ktop.history_feeds import Fed
 from ktop.model import Hist
 from ktop.model_files import (
     Descriptors,
@@ -23,10 +23,17 @@ from ktop.model_files import (
     Throttled,
 )
 from ktop.panes.base import Names
+from ktop.panes.figures import (
+    NEVER,
+    cgroup_column,
+    figure,
+    latency,
+    latency_style,
+    percentile,
+)
 from ktop.widgets.columns import Column
 from ktop.widgets.strips import Piece, cells, printable
 
-_SLOW_NS, _BAD_NS = 10e6, 100e6
 _PSEUDO = {"proc", "sysfs", "cgroup", "cgroup2", "tracefs", "debugfs", "bpf", "securityfs"}
 
 
@@ -55,8 +62,7 @@ def _path(title: str, text: Callable[[Any], str], style: Callable[[Any], str], h
 
 def _quantile(op: str, pct: float) -> Callable[[FileOps], float | None]:
     def get(ops: FileOps) -> float | None:
-        found: Hist | None = getattr(ops, op)
-        return None if found is None else hist.percentile(found, pct)
+        return percentile(getattr(ops, op), pct)
 
     return get
 
@@ -69,30 +75,16 @@ def _longest(op: str) -> Callable[[FileOps], float | None]:
     return get
 
 
-def latency_style(value_ns: float | None) -> str:
-    """Style of the latency of a file operation in ns."""
-    return theme.load(value_ns, _SLOW_NS, _BAD_NS)
-
-
 def _latency(key: str, title: str, get: Callable[[FileOps], float | None], text: str) -> Column:
-    return Column(key, title, 6, lambda r: fmt.duration(get(r.ops)), sort=lambda r: get(r.ops),
-                  style=lambda r: latency_style(get(r.ops)), help=text)
+    return latency(key, title, lambda r: get(r.ops), text)
 
 
 def _rate(key: str, title: str, field: str, text: str, warn: float = 1e12) -> Column:
-    def value(row: Any) -> float | None:
-        found: float | None = getattr(row.ops, field)
-        return found
-    return Column(key, title, 5, lambda r: fmt.rate(value(r)), sort=value,
-                  style=lambda r: theme.load(value(r), warn, 1e12), help=text)
+    return figure(key, title, 5, fmt.rate, f"ops.{field}", text, (warn, 1e12))
 
 
 def _bytes(key: str, title: str, field: str, text: str) -> Column:
-    def value(row: Any) -> float | None:
-        found: float | None = getattr(row.ops, field)
-        return found
-    return Column(key, title, 5, lambda r: fmt.size(value(r)), sort=value,
-                  style=lambda r: "normal" if value(r) else "dim", help=text)
+    return figure(key, title, 5, fmt.size, f"ops.{field}", text, (NEVER, NEVER, 1e-9))
 
 
 def _ops_columns() -> list[Column]:
@@ -148,8 +140,7 @@ def file_columns() -> list[Column]:
 
 def _command_columns(names: Names) -> list[Column]:
     return [
-        Column("cgroup", "CGROUP", 14, lambda r: names.cgroup(r.cgroup), "left",
-               sort=lambda r: names.cgroup(r.cgroup), help="container, pod or unit"),
+        cgroup_column(names),
         Column("command", "COMMAND", 14, lambda r: r.comm, "left",
                sort=lambda r: r.comm.casefold(), min_width=12, help="command"),
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from ktop import format as fmt
 from ktop import theme
-from ktop.history import FeedEvent
+from ktop.history_feeds import Fed
 from ktop.model import Process, ProcessEvent, ProcessFold, Thread
 from ktop.panes.base import Names
 from ktop.widgets.columns import Column
@@ -177,8 +177,8 @@ def _event_command(event: ProcessEvent, args: str | None) -> str:
 
 
 def feed_columns(names: Names) -> list[Column]:
-    """The feed's columns. Rows are FeedEvents."""
-    def quiet(item: FeedEvent) -> str:
+    """The feed's columns. Rows are Fed ProcessEvents."""
+    def quiet(item: Fed[ProcessEvent]) -> str:
         return "dim" if item.event.kind == "exit" and not item.event.code else "normal"
 
     return [

@@ -158,22 +158,14 @@ class ProcessesPane(Pane):
         self.query_one("#feed").display = self.side == "feed"
         self.query_one("#folded").display = self.side == "folded"
         self._show_side()
-        self._rule()
+        self._rules()
 
-    def _rule(self) -> None:
+    def _rules(self) -> None:
         if self.side == "hidden":
             return
         focused = self.query_one(f"#{self.side}", VirtualTable).has_focus
         self.query_one("#side-rule", Rule).set(
             _TITLES[self.side], "o focus  e change" if not focused else "o back  e change", focused)
-
-    def on_descendant_focus(self) -> None:
-        """The rule says where the focus is."""
-        self._rule()
-
-    def on_descendant_blur(self) -> None:
-        """The rule says where the focus is."""
-        self._rule()
 
     # -- keys ----------------------------------------------------------------------------------
 
@@ -191,12 +183,6 @@ class ProcessesPane(Pane):
         self._arrange()
         if was_there:
             self.query_one("#main" if self.side == "hidden" else f"#{self.side}").focus()
-
-    def action_other(self) -> None:
-        """Move the focus between the table and the part beside it."""
-        main = self.query_one("#main", VirtualTable)
-        to_side = main.has_focus and self.side != "hidden"
-        self.query_one(f"#{self.side}" if to_side else "#main").focus()
 
     # -- help ----------------------------------------------------------------------------------
 

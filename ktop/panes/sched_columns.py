@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ktop import format as fmt
 from ktop import hist, theme
-from ktop.model import Cgroup, Cpu, Hist, Process
+from ktop.model import Cgroup, Cpu
 from ktop.panes.base import Names, short_command
+from ktop.panes.figures import cgroup_column, figure, latency, percentile
 from ktop.widgets.bars import KINDS, stacked
 from ktop.widgets.columns import Column
 from ktop.widgets.strips import Piece
 
-_SLOW_NS, _BAD_NS = 10e6, 100e6  # a wait for a CPU that somebody notices, and one that hurts
-
-
-def percentile(h: Hist | None, pct: float) -> float | None:
-    """A percentile in ns; None without a histogram or samples."""
-    return None if h is None else hist.percentile(h, pct)
-
-
-def latency_style(value_ns: float | None) -> str:
-    """Style of a run queue wait in ns."""
-    return theme.load(value_ns, _SLOW_NS, _BAD_NS)
-
 
 def _share(key: str, title: str, field: str, warn: float, bad: float, text: str) -> Column:
-    def value(cpu: Cpu) -> float | None:
-        found: float | None = getattr(cpu, field)
-        return found
-    return Column(key, title, 5, lambda c: fmt.pct(value(c)), sort=value,
-                  style=lambda c: theme.load(value(c), warn, bad), help=text)
+    return figure(key, title, 5, fmt.pct, field, text, (warn, bad))
 
 
 def _cpu_bar(cpu: Cpu, width: int) -> list[Piece]:
@@ -63,17 +46,11 @@ def cpu_columns() -> list[Column]:
     ]
 
 
-def _latency(key: str, title: str, get: Callable[[Process | Cgroup], float | None],
-             text: str) -> Column:
-    return Column(key, title, 6, lambda r: fmt.duration(get(r)), sort=get,
-                  style=lambda r: latency_style(get(r)), help=text)
-
-
 def _latencies() -> list[Column]:
     return [
-        _latency("p99", "P99", lambda r: percentile(r.runq, 99), "99th percentile of its waits"),
-        _latency("p50", "P50", lambda r: percentile(r.runq, 50), "median of its waits for a CPU"),
-        _latency("max", "MAX", lambda r: r.runq.max_ns if r.runq else None,
+        latency("p99", "P99", lambda r: percentile(r.runq, 99), "99th percentile of its waits"),
+        latency("p50", "P50", lambda r: percentile(r.runq, 50), "median of its waits for a CPU"),
+        latency("max", "MAX", lambda r: r.runq.max_ns if r.runq else None,
                  "its longest wait, where it is known"),
         Column("waits", "WAITS", 6, lambda r: fmt.count(hist.count(r.runq) if r.runq else None),
                sort=lambda r: hist.count(r.runq) if r.runq else None,
@@ -99,8 +76,7 @@ def waiter_columns(names: Names) -> list[Column]:
     return [
         Column("pid", "PID", 7, lambda p: str(p.pid), sort=lambda p: p.pid, help="process id"),
         runq, p50, p99, cpu, waits, longest,
-        Column("cgroup", "CGROUP", 14, lambda p: names.cgroup(p.cgroup), "left",
-               sort=lambda p: names.cgroup(p.cgroup), help="container, pod or unit"),
+        cgroup_column(names),
         Column("command", "COMMAND", 16,
                lambda p: f"[{p.comm}]" if p.kernel_thread else short_command(p.args or p.comm),
                "left", sort=lambda p: p.comm.casefold(), min_width=18, help="command line"),

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 
 from ktop import format as fmt
 from ktop import hist, theme
-from ktop.history import History
 from ktop.model import Frame
 from ktop.model_tcp import Drop, Peer, Tcp
-from ktop.panes.base import Names, Pane, column_help, in_view, paragraph, why_missing
+from ktop.panes.base import column_help, paragraph, why_missing
 from ktop.panes.tcp_columns import (
     FEEDS,
     Spaces,
@@ -30,57 +28,52 @@ from ktop.panes.tcp_columns import (
     peer_columns,
     trouble_columns,
 )
+from ktop.panes.views import ViewPane, chart_span, view_keys
 from ktop.widgets.columns import Column, Key
 from ktop.widgets.heatmap import Heatmap
 from ktop.widgets.histogram import Histogram
 from ktop.widgets.strips import Line, Piece, Rule
 from ktop.widgets.table import VirtualTable
 
-WIDE, HIGH = 118, 30  # size of the pane from which charts stand below the table
-MINUTE_NS = 60_000_000_000
-SPAN_NS = 5 * MINUTE_NS
-VIEWS = ("connections", "peers", "feed", "listeners", "trouble", "network", "latency")
-_TABLES = ("connections", "peers", "feed", "listeners", "spaces", "troubled", "drops",
-           "interfaces", "dns")
+VIEWS = {"connections": ("connections",), "peers": ("peers",), "feed": ("feed",),
+         "listeners": ("listeners", "spaces"), "trouble": ("troubled", "drops"),
+         "network": ("interfaces", "dns"), "latency": ("rtt", "connect")}
 _CHARTS = ("rtt", "heat", "connect")
-_SECTIONS = (*_TABLES, "stack", *_CHARTS)
-_VIEW_SECTIONS = {
-    "connections": ("connections",), "peers": ("peers",), "feed": ("feed",),
-    "listeners": ("listeners", "spaces"), "trouble": ("troubled", "drops"),
-    "network": ("interfaces", "dns"), "latency": ("rtt", "connect")}
-_BIG_SECTIONS = {
-    "connections": ("connections", "rtt", "heat"), "peers": ("peers", "connect"),
-    "trouble": ("troubled", "drops", "stack")}
-_TITLES = {
-    "connections": "Connections", "peers": "Peers, the last minute", "feed": "Feed",
-    "listeners": "Listening sockets", "spaces": "Network namespaces",
-    "troubled": "Retransmits and failures by peer", "drops": "Dropped packets by reason",
-    "interfaces": "Interfaces", "dns": "DNS queries, the last minute",
-    "stack": "Where it was dropped", "rtt": "Round-trip times of open connections",
-    "heat": "Round trips, the last 5 minutes", "connect": "Connect latency"}
 _REFERENCE = "loss over 0.1% is felt, over 1% it rules; in a zone 0.1-0.5 ms, between zones 0.5-2"
 
 
-class TcpPane(Pane):
+class TcpPane(ViewPane):
     """Connections, peers, feed, listeners, trouble, network, latency: one view at a time."""
 
     title = "TCP"
     key = "3"
     layer = "tcp"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("v", "view", "View", id="tcp.view", tooltip="Connections, peers, feed, listeners, "
-                "trouble (retransmits, drops), network, latency"),
+        *view_keys("tcp", "Connections, peers, feed, listeners, trouble (retransmits, drops), "
+                   "network, latency"),
         Binding("V", "view(-1)", "View back", show=False, id="tcp.view_back",
                 tooltip="The view before"),
         Binding("e", "feed", "Feed of", show=False, id="tcp.feed",
                 tooltip="The feed shows everything, connections, or trouble only"),
-        Binding("o", "other", "Other part", id="tcp.other",
-                tooltip="Move the focus to the next table"),
     ]
+    BIG = (118, 30)
+    views = VIEWS
+    big_views: ClassVar = {
+        "connections": ("connections", "rtt", "heat"), "peers": ("peers", "connect"),
+        "trouble": ("troubled", "drops", "stack")}
+    titles: ClassVar = {
+        "connections": "Connections", "peers": "Peers, the last minute", "feed": "Feed",
+        "listeners": "Listening sockets", "spaces": "Network namespaces",
+        "troubled": "Retransmits and failures by peer", "drops": "Dropped packets by reason",
+        "interfaces": "Interfaces", "dns": "DNS queries, the last minute",
+        "stack": "Where it was dropped", "rtt": "Round-trip times of open connections",
+        "heat": "Round trips, the last 5 minutes", "connect": "Connect latency"}
+    groups: ClassVar = {"charts": _CHARTS}
+    split = ("rtt", "heat")
+    followers = ("connect", "stack")
     DEFAULT_CSS = """
-    TcpPane #totals { height: 2; }
-    TcpPane #body { layout: vertical; width: 1fr; height: 1fr; }
-    TcpPane .section { layout: vertical; width: 1fr; height: 1fr; }
+    TcpPane #summary { height: 2; }
+    TcpPane #body { layout: vertical; }
     TcpPane #connections, TcpPane #peers { height: 3fr; }
     TcpPane #stack { height: 14; }
     TcpPane #stack-lines { height: 1fr; }
@@ -91,15 +84,10 @@ class TcpPane(Pane):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self.names = Names()
         self.spaces = Spaces(self.names)
-        self.view = "connections"
         self.feed = "everything"
-        self._frame: Frame | None = None
-        self._history: History | None = None
         self._peer: Key | None = None  # whose latency is shown
         self._drop: Key | None = None
-        self._fed: object = None
 
     def _columns(self) -> dict[str, list[Column]]:
         names, spaces = self.names, self.spaces
@@ -121,36 +109,24 @@ class TcpPane(Pane):
 
     def compose(self) -> ComposeResult:
         """Two lines of totals, and the sections of the view."""
-        yield Line(id="totals")
+        yield Line(id="summary")
         with Container(id="body"):
             for name, columns in self._columns().items():
-                with Container(id=name, classes="section"):
-                    yield Rule(_TITLES[name], id=f"{name}-rule")
-                    yield self._table(name, columns)
-            with Container(id="stack", classes="section"):
-                yield Rule(_TITLES["stack"], id="stack-rule")
-                yield Line(id="stack-lines")
+                yield self._section(name, self._table(name, columns))
+            yield self._section("stack", Line(id="stack-lines"))
             with Container(id="charts"):
                 for name in _CHARTS:
-                    with Container(id=name, classes="section"):
-                        yield Rule(_TITLES[name], id=f"{name}-rule")
-                        yield (Heatmap(id="heatmap") if name == "heat" else
-                               Histogram(id=f"{name}-histogram"))
+                    yield self._section(name, Heatmap(id="heatmap") if name == "heat" else
+                                        Histogram(id=f"{name}-histogram"))
 
     # -- each tick -------------------------------------------------------------------------------
 
-    def show(self, frame: Frame, history: History) -> None:
-        """This tick's network: only what is in view is worked out."""
-        self._frame, self._history = frame, history
-        self.names.learn(frame)
+    def _about(self, frame: Frame) -> tuple[Frame, Tcp]:
         layer = frame.tcp or Tcp()
         self.spaces.learn(layer)
-        self.query_one("#totals", Line).set(*self._totals(frame, layer))
-        for section in _SECTIONS:
-            if self.query_one(f"#{section}").display:
-                getattr(self, f"_show_{section}")(frame, layer)
+        return frame, layer
 
-    def _totals(self, frame: Frame, layer: Tcp) -> list[list[Piece]]:
+    def _summary(self, frame: Frame, layer: Tcp) -> list[list[Piece]]:
         if frame.tcp is None:
             return [[(" loading its probes", "dim")], []]
         first: list[Piece] = [
@@ -180,12 +156,6 @@ class TcpPane(Pane):
             second += [("  " + "; ".join(layer.notes), "warn")]
         return [first, second]
 
-    def _fill(self, name: str, rows: list[Any], empty: str, note: str = "") -> None:
-        table = self.query_one(f"#{name}-table", VirtualTable)
-        table.empty = empty
-        table.set_rows(rows)
-        self.query_one(f"#{name}-rule", Rule).set(note=note)
-
     def _show_connections(self, frame: Frame, layer: Tcp) -> None:
         total, shown = layer.connections_total, len(layer.connections)
         ended = sum(1 for c in layer.connections if c.state == "CLOSED")
@@ -204,20 +174,13 @@ class TcpPane(Pane):
         self._fill("peers", layer.peers, why_missing(frame, "tcp_state", "no peers"), note)
 
     def _show_feed(self, frame: Frame, layer: Tcp) -> None:
-        if self._history is None:
-            return
         feed = self._history.tcp
-        state = (id(feed), feed.newest, self.feed)
-        if self._fed == state and feed.newest[1]:
-            return
-        self._fed = state
         note = f"{self.feed}: e changes"
         if feed.cut:
             note = f"{fmt.grouped(feed.cut)} beyond the feed, {note}"
-        rows = [f for f in feed.events() if in_feed(f.event, self.feed)]
         empty = "nothing of that kind" if feed.newest[1] else why_missing(
             frame, "tcp_state", "nothing")
-        self._fill("feed", rows, empty, note)
+        self._feed("feed", feed, empty, note, self.feed, lambda e: in_feed(e, self.feed))
 
     def _show_listeners(self, frame: Frame, layer: Tcp) -> None:
         full = sum(1 for r in layer.listeners if r.backlog > r.backlog_max)
@@ -269,82 +232,37 @@ class TcpPane(Pane):
             layer.rtt, why_missing(frame, "tcp_socks", "no round trips"))
 
     def _show_heat(self, frame: Frame, layer: Tcp) -> None:
-        heatmap, history = self.query_one(Heatmap), self._history
-        if history is None:
-            return
-        ticks = history.ticks
-        young = not ticks or ticks[-1].at_ns - ticks[0].at_ns < MINUTE_NS
-        span = MINUTE_NS if young else SPAN_NS
-        self.query_one("#heat-rule", Rule).set(
-            "Round trips, the last minute" if young else _TITLES["heat"])
-        heatmap.show(history.rtt_columns(heatmap.columns, span), span,
+        heatmap = self.query_one(Heatmap)
+        span, when = chart_span(self._history)
+        self.query_one("#heat-rule", Rule).set(f"Round trips, the last {when}")
+        heatmap.show(self._history.rtt_columns(heatmap.columns, span), span,
                      why_missing(frame, "tcp_socks", "no history"))
 
     def _show_connect(self, frame: Frame, layer: Tcp) -> None:
-        found, title, note = layer.connect_latency, _TITLES["connect"], "this interval"
+        found, title, note = layer.connect_latency, self.titles["connect"], "this interval"
         peer = next((p for p in layer.peers if _peer_key(p) == self._peer), None)
         if peer is not None and self.view == "peers":
             found, note = peer.latency, "last minute"
-            title = f"{_TITLES['connect']}: {endpoint(peer.remote, peer.port)}"
+            title = f"{self.titles['connect']}: {endpoint(peer.remote, peer.port)}"
         self.query_one("#connect-rule", Rule).set(title, note)
         self.query_one("#connect-histogram", Histogram).show(
             found, why_missing(frame, "tcp_state", "no connects") if found is None else
             "no connects in this time", of=self._peer)
 
-    def on_virtual_table_highlighted(self, message: VirtualTable.Highlighted) -> None:
-        """Latency and stack follow the cursor."""
-        if message.table.id in ("peers-table", "troubled-table"):
-            self._peer = message.key
-        elif message.table.id == "drops-table":
-            self._drop = message.key
+    def _follow(self, section: str, key: Key | None) -> None:
+        if section in ("peers", "troubled"):
+            self._peer = key
+        elif section == "drops":
+            self._drop = key
         else:
             return
-        if self._frame is not None:
-            layer = self._frame.tcp or Tcp()
-            for section in ("connect", "stack"):
-                if self.query_one(f"#{section}").display:
-                    getattr(self, f"_show_{section}")(self._frame, layer)
-
-    # -- layout ----------------------------------------------------------------------------------
-
-    @property
-    def big(self) -> bool:
-        """There is room for charts below the table."""
-        return self.size.width >= WIDE and self.size.height >= HIGH
-
-    def on_mount(self) -> None:
-        """The first view."""
-        self._arrange()
-
-    def on_resize(self, _event: events.Resize) -> None:
-        """Another size may have room for more, or less."""
-        self._arrange()
-
-    def _arrange(self) -> None:
-        shown = _VIEW_SECTIONS[self.view]
-        if self.big:
-            shown = _BIG_SECTIONS.get(self.view, shown)
-        for section in _SECTIONS:
-            self.query_one(f"#{section}").display = section in shown
-        self.query_one("#charts").display = any(s in shown for s in _CHARTS)
-        self.set_class("rtt" in shown and "heat" in shown, "-split")
-        self.set_class(not self.big, "-small")
-        self._rules()
-        if self._frame is not None and self._history is not None:
-            self._fed = None
-            self.call_after_refresh(self.show, self._frame, self._history)
-        if self.is_attached and self.has_focus_within:
-            focused = self.screen.focused
-            if focused is None or not in_view(focused, self):
-                self.focus_main()
+        self._show_followers()
 
     # -- keys ------------------------------------------------------------------------------------
 
-    def action_view(self, step: int = 1) -> None:
-        """The next view."""
-        self.view = VIEWS[(VIEWS.index(self.view) + step) % len(VIEWS)]
-        self._arrange()
-        self.focus_main()
+    def _arrange(self) -> None:
+        super()._arrange()
+        self.set_class(not self.big, "-small")
 
     def action_feed(self) -> None:
         """Everything, connections, trouble."""
@@ -353,32 +271,19 @@ class TcpPane(Pane):
             self.view = "feed"
             self._arrange()
             self.focus_main()
-        elif self._frame is not None:
-            self._show_feed(self._frame, self._frame.tcp or Tcp())
-
-    def action_other(self) -> None:
-        """The next table in view."""
-        tables = self.tables()
-        if tables:
-            at = next((i for i, table in enumerate(tables) if table.has_focus), -1)
-            tables[(at + 1) % len(tables)].focus()
-
-    def on_descendant_focus(self) -> None:
-        """The rules say where the focus is."""
-        self._rules()
-
-    def on_descendant_blur(self) -> None:
-        """The rules say where the focus is."""
-        self._rules()
+        else:
+            self._again()
 
     def _rules(self) -> None:
-        place = f"{VIEWS.index(self.view) + 1}/{len(VIEWS)}"
+        place = f"{list(VIEWS).index(self.view) + 1}/{len(VIEWS)}"
         first = True
-        for name in _TABLES:
-            if not self.query_one(f"#{name}").display:
+        for name in self.shown:
+            if name in self.followers or name in _CHARTS:
                 continue
             focused = self.query_one(f"#{name}-table", VirtualTable).has_focus
-            title = f"{_TITLES[name]} {theme.glyphs().dot} view {place}" if first else _TITLES[name]
+            title = self.titles[name]
+            if first:
+                title += f" {theme.glyphs().dot} view {place}"
             self.query_one(f"#{name}-rule", Rule).set(title, active=focused)
             first = False
 
@@ -395,8 +300,8 @@ class TcpPane(Pane):
             closed it. Connections in TIME-WAIT and handshakes under way are counted, not listed.
             A connection within this host is here twice, once for each end. References:
             {_REFERENCE}.""")]
-        for name in _TABLES:
-            parts += ["", _TITLES[name], column_help(columns[name])]
+        for name, found in columns.items():
+            parts += ["", self.titles[name], column_help(found)]
         parts += ["", paragraph("""Drops: TCP and UDP packets that the kernel freed as not
             delivered (kfree_skb), with its own reason; some reasons are part of normal life and
             dim (TCP_OLD_DATA, NO_SOCKET); a stack is taken of a few a second only, and what

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ktop import format as fmt
-from ktop import hist, theme
-from ktop.history_tcp import FeedTcp
+from ktop import theme
+from ktop.history_feeds import Fed
 from ktop.model_tcp import (
     Connection,
     Dns,
@@ -19,6 +19,7 @@ from ktop.model_tcp import (
     TcpEvent,
 )
 from ktop.panes.base import Names
+from ktop.panes.figures import NEVER, figure, percentile
 from ktop.widgets.columns import Column
 
 _RETRANS_WARN, _RETRANS_BAD = 0.1, 1.0   # % of segments sent again
@@ -57,30 +58,22 @@ class Spaces:
 
 
 def _bytes(key: str, title: str, field: str, text: str) -> Column:
-    def value(row: Any) -> Any:
-        return getattr(row, field)
-    return Column(key, title, 6, lambda r: fmt.size(value(r)), sort=value,
-                  style=lambda r: theme.load(value(r), 1e18, 1e18, quiet=1), help=text)
+    return figure(key, title, 6, fmt.size, field, text, (NEVER, NEVER, 1))
 
 
-def _rate(key: str, title: str, field: str, text: str, warn: float = 1e18, bad: float = 1e18,
+def _rate(key: str, title: str, field: str, text: str, warn: float = NEVER, bad: float = NEVER,
           width: int = 6) -> Column:
-    def value(row: Any) -> Any:
-        return getattr(row, field)
-    return Column(key, title, width, lambda r: fmt.rate(value(r)), sort=value,
-                  style=lambda r: theme.load(value(r), warn, bad, quiet=1e-9), help=text)
+    return figure(key, title, width, fmt.rate, field, text, (warn, bad, 1e-9))
 
 
 def _count(key: str, title: str, get: Callable[[Any], int | None], text: str,
-           warn: float = 1e18, bad: float = 1e18) -> Column:
-    return Column(key, title, 6, lambda r: fmt.count(get(r)), sort=get,
-                  style=lambda r: theme.load(get(r), warn, bad, quiet=1), help=text)
+           warn: float = NEVER, bad: float = NEVER) -> Column:
+    return figure(key, title, 6, fmt.count, get, text, (warn, bad, 1))
 
 
 def _time(key: str, title: str, get: Callable[[Any], float | None], text: str,
-          warn: float = 1e18, bad: float = 1e18) -> Column:
-    return Column(key, title, 6, lambda r: fmt.duration(get(r)), sort=get,
-                  style=lambda r: theme.load(get(r), warn, bad, quiet=1), help=text)
+          warn: float = NEVER, bad: float = NEVER) -> Column:
+    return figure(key, title, 6, fmt.duration, get, text, (warn, bad, 1))
 
 
 def _retrans_pct() -> Column:
@@ -164,7 +157,7 @@ def connection_columns(names: Names, spaces: Spaces) -> list[Column]:
 
 
 def _p(pct: float) -> Callable[[Peer | Dns], float | None]:
-    return lambda p: None if p.latency is None else hist.percentile(p.latency, pct)
+    return lambda p: percentile(p.latency, pct)
 
 
 def counted(found: dict[str, int]) -> str:
@@ -243,7 +236,7 @@ _KIND_STYLE = {"connect": "accent", "accept": "good", "close": "dim", "retransmi
 _KIND_SHORT = {"retransmit": "retrans", "reset_sent": "rst sent", "reset_received": "rst rcvd"}
 
 
-def _result_style(f: FeedTcp) -> str:
+def _result_style(f: Fed[TcpEvent]) -> str:
     e = f.event
     if e.kind in ("connect", "accept", "close"):
         return "dim" if e.result == "ok" else "bad"
@@ -264,7 +257,7 @@ def event_note(e: TcpEvent) -> str:
 
 
 def feed_columns(names: Names, spaces: Spaces) -> list[Column]:
-    """Rows are FeedTcp."""
+    """Rows are Fed TcpEvents."""
     return [
         Column("time", "TIME", 8, lambda f: fmt.clock_time(f.event.time_ns), "left",
                style=lambda f: "dim", help="time of day"),
