@@ -12,7 +12,7 @@ from typing import Any
 
 from ktop.bpf.engine import Engine
 from ktop.bpf.layers import GROUPS, LAYER_CLASSES, probes_of
-from ktop.collect.layer import Tick
+from ktop.collect.layer import Layer, Tick
 from ktop.model import Frame
 
 
@@ -33,7 +33,7 @@ class LateLayers:
         self._thresholds: dict[str, int] = {}
         self._fresh: set[str] = set()  # layers without a tick so far: no rates yet
         self.engines: list[Engine] = []
-        self.layers: dict[str, Any] = {}
+        self.layers: dict[str, Layer[Any]] = {}
 
     def start(self) -> None:
         """Begin to load."""

@@ -27,7 +27,6 @@ _COUNTED = (*_DEAD, "read_bytes", "write_bytes", "migrations", "forks")
 _INDEX = TaskRecord._fields.index
 _LIVING = [_INDEX(name) for name in _COUNTED]
 _DEAD_AT = [(i, _INDEX(name)) for i, name in enumerate(_DEAD.values())]
-_TAIL = [0] * (len(_COUNTED) - len(_DEAD))
 
 
 def state_letter(state: int) -> str:
