@@ -79,7 +79,7 @@ def device_columns(name: Callable[[Device], str]) -> list[Column]:
         _rate("writes", "W/s", "writes_per_s", "writes completed a second, flushes included"),
         _bytes("rbytes", "RD/s", "read_bytes_per_s", "bytes read a second"),
         _bytes("wbytes", "WR/s", "write_bytes_per_s", "bytes written a second"),
-        Column("util", "UTIL%", 5, lambda d: fmt.pct(d.util_pct), sort=lambda d: d.util_pct,
+        Column("util", "UTIL%", 6, lambda d: fmt.pct(d.util_pct), sort=lambda d: d.util_pct,
                style=lambda d: theme.load(d.util_pct, 1e9, 1e9),
                help="time with a request under way, % (io_ticks). 100 is not full: many devices "
                     "serve many requests at a time"),

@@ -146,7 +146,8 @@ class TcpPane(ViewPane):
             line += [(fmt.rate(value), style), (f" {name}  ", "dim")]
         if layer.retrans_per_s and layer.segments_out_per_s:
             share = 100 * layer.retrans_per_s / layer.segments_out_per_s
-            second.insert(2, (f" ({fmt.pct(share)}%)", theme.load(share, 0.1, 1, 1e-9)))
+            second[2:2] = [(" ", "normal"),
+                           (f"({fmt.pct(share)}%)", theme.load(share, 0.1, 1, 1e-9))]
         for n in layer.namespaces:
             if n.conntrack_count and n.conntrack_max:
                 share = 100 * n.conntrack_count / n.conntrack_max
@@ -227,7 +228,7 @@ class TcpPane(ViewPane):
 
     def _show_rtt(self, frame: Frame, layer: Tcp) -> None:
         n = hist.count(layer.rtt) if layer.rtt else 0
-        self.query_one("#rtt-rule", Rule).set(note=f"{fmt.grouped(n)} established" if n else "")
+        self.query_one("#rtt-rule", Rule).set(note=f"{fmt.grouped(n)} open" if n else "")
         self.query_one("#rtt-histogram", Histogram).show(
             layer.rtt, why_missing(frame, "tcp_socks", "no round trips"))
 

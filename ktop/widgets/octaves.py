@@ -17,18 +17,16 @@ def fold(rows: Sequence[Row], height: int) -> list[Row]:
     """At most `height` rows that cover the same range.
 
     First two, three ... octaves to a row until there are at most a quarter too many; then the
-    emptier end is folded into its neighbour, so that the middle keeps its shape.
+    fast end becomes one row from 0, so that the slow end, which people wait for, keeps its shape.
     """
     height = max(1, height)
     each = 1
     while -(-len(rows) // each) > height * 1.25 and each < len(rows):
         each += 1
     folded = [_join(rows[i:i + each]) for i in range(0, len(rows), each)]
-    while len(folded) > height:
-        if folded[0][2] + folded[1][2] <= folded[-1][2] + folded[-2][2]:
-            folded[:2] = [_join(folded[:2])]
-        else:
-            folded[-2:] = [_join(folded[-2:])]
+    if len(folded) > height:
+        _, high, n = _join(folded[:len(folded) - height + 1])
+        folded[:len(folded) - height + 1] = [(0, high, n)]
     return folded
 
 
