@@ -71,39 +71,54 @@ def write_readme(lines: list[str]) -> None:
         readme.write_text(f"{head}{BEGIN}\n{body}\n{END}{tail}", encoding="utf-8")
 
 
-def measure(names: list[str], quick: bool) -> list[Row]:
-    """The rows of these benches; one that fails says so and the rest go on."""
-    rows: list[Row] = []
-    for name in names:
-        begun = time.perf_counter()
-        try:
-            rows += BENCHES[name].run(quick)
-        except Missing as err:
-            rows.append(Row(name, "", str(err)))
-        print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+def measure(name: str, quick: bool) -> list[Row]:
+    """The rows of one bench; one that cannot run says so."""
+    begun = time.perf_counter()
+    try:
+        rows = BENCHES[name].run(quick)
+    except Missing as err:
+        rows = [Row(name, "", str(err))]
+    print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
     return rows
 
 
+def keep(machine: str, name: str, rows: list[Row]) -> None:
+    """Put one bench's rows into results.json; those of other machines do not stay beside them."""
+    known: dict[str, list[dict[str, object]]] = {}
+    if RESULTS.exists():
+        stored = json.loads(RESULTS.read_text(encoding="ascii"))
+        known = stored.get("benches", {}) if stored["machine"] == machine else {}
+    known[name] = [vars(row) for row in rows]
+    ordered = {name: known[name] for name in BENCHES if name in known}
+    RESULTS.write_text(json.dumps({"machine": machine, "benches": ordered}, indent=1) + "\n",
+                       encoding="ascii")
+    every = [Row(**row) for stored_rows in ordered.values() for row in stored_rows]
+    write_readme([head(machine), "", *table(every)])
+
+
+def head(machine: str) -> str:
+    """The line above the table."""
+    return f"{machine}. Median (lowest to highest); more than 1x: ktop is the cheaper one."
+
+
 def main() -> None:
-    """Parse, measure, print, write."""
+    """Parse, measure, print; what was measured in full goes into the README, bench by bench."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(BENCHES))
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, no proof")
+    parser.add_argument("--quick", action="store_true",
+                        help="fewer rounds: a look, no proof, and not for the README")
     chosen = parser.parse_args()
     if unknown := [name for name in chosen.names if name not in BENCHES]:
         parser.error(f"no bench called {unknown[0]}: {', '.join(BENCHES)}")
-    rows = measure(chosen.names or list(BENCHES), chosen.quick)
     kernel = platform.release().partition("-")[0]
-    machine = f"{os.cpu_count()} CPUs, Linux {kernel}, Python " \
-              f"{platform.python_version()}"
-    lines = [f"{machine}. Median (lowest to highest); more than 1x: ktop is the cheaper one.", "",
-             *table(rows)]
-    print("\n".join(lines))
-    if chosen.names or chosen.quick:
-        return  # a part or a quick look is not what the README stands on
-    RESULTS.write_text(json.dumps({"machine": machine, "rows": [vars(row) for row in rows]},
-                                  indent=1) + "\n", encoding="ascii")
-    write_readme(lines)
+    machine = f"{os.cpu_count()} CPUs, Linux {kernel}, Python {platform.python_version()}"
+    rows: list[Row] = []
+    for name in chosen.names or list(BENCHES):
+        found = measure(name, chosen.quick)
+        rows += found
+        if not chosen.quick:
+            keep(machine, name, found)
+    print("\n".join([head(machine), "", *table(rows)]))
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ class ViewPane(Pane):
             self.call_after_refresh(self._again)
         if self.is_attached and self.has_focus_within:
             focused = self.screen.focused
-            if focused is None or not in_view(focused, self):
+            if focused is None or focused is self or not in_view(focused, self):
                 self.focus_main()
 
     def _fix_height(self, section: str, height: int | str) -> None:
