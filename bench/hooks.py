@@ -72,6 +72,7 @@ def collector() -> Iterator[object]:
     one = Collector(Options(watch=("processes",)))
     one.start()
     try:
+        one.settle()
         frame = one.tick()
         if frame.health.source != "bpf":
             raise Missing(f"no BPF here: {frame.health.banner}")
