@@ -80,8 +80,9 @@ class HealthLayer:
         if self._stats_fd >= 0:
             times = self._run_times()
             # An iterator runs inside our own read(2): it is in the collector's CPU time already.
+            iterators = {p.name for e in self._engines for p in e.table if p.kind == "iter"}
             spent = sum(ns - self._before.get(name, (0, 0))[0] for name, (ns, _) in times.items()
-                        if name not in self._iterators())
+                        if name not in iterators)
             self._probes_pct = spent * 100.0 / max(1, now - self._stats_since)
             self._sampled = times
             self._end_sample()
@@ -99,9 +100,6 @@ class HealthLayer:
         for engine in self._engines:
             found.update(engine.run_times())
         return found
-
-    def _iterators(self) -> set[str]:
-        return {p.name for e in self._engines for p in e.table if p.kind == "iter"}
 
     def _end_sample(self) -> None:
         if self._stats_fd >= 0:

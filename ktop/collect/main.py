@@ -49,7 +49,6 @@ class Collector:
         self._cpu_times = host_mod.CpuTimes()
         self._stat = host_mod.StatRates()
         self._users = host_mod.Users()
-        self._engine: Engine | None = None
         self._processes: ProcessesLayer | None = None
         self._procfs = ProcfsLayer(self._clocks)
         self._sched: SchedLayer | None = None
@@ -80,15 +79,13 @@ class Collector:
             engine.close()
             self._without(reason)
             return
-        self._engine = engine
-        engine.watch(self.options.watch)
         self._processes = ProcessesLayer(engine, self._clocks)
         self._sched = SchedLayer(engine)
         self._cgroups = cg.Cgroups(hierarchy)
         self._late = LateLayers(options, True, self._settings(),
                                 {"lifecycle": self._processes.join})
-        self._late.watch(set(self.options.watch))
         self._late.engines.append(engine)
+        self._late.watch(set(self.options.watch))
         self._health = HealthLayer(self._late.engines)
 
     def _settings(self) -> dict[str, dict[str, object]]:
@@ -194,7 +191,6 @@ class Collector:
             self._processes.close()
         if self._late is not None:
             self._late.close()  # the first group's engine too
-        self._engine = None
         self._cgroups.close()
         self._users.close()
 
