@@ -13,11 +13,14 @@ Conventions for every field:
 from __future__ import annotations
 
 from ktop.model_block import Block
+from ktop.model_detail import Detail
 from ktop.model_files import Files
+from ktop.model_pressure import Pressure
+from ktop.model_stacks import Stacks
 from ktop.model_tcp import Tcp
 from ktop.parts import SCHEMA, Hist, Part
 
-__all__ = ["SCHEMA", "Block", "Files", "Hist", "Part", "Tcp"]
+__all__ = ["SCHEMA", "Block", "Detail", "Files", "Hist", "Part", "Pressure", "Stacks", "Tcp"]
 
 
 class Clock(Part):
@@ -303,6 +306,7 @@ class Frame(Part):
     """One tick of everything. `seq` counts up from 1. `users` names the uids of this frame.
 
     files, tcp, block: None until their probes are loaded, a moment after the first frames.
+    stacks, detail: None unless asked for (ktop.wire.Control).
     """
 
     schema: int
@@ -318,3 +322,6 @@ class Frame(Part):
     files: Files | None = None
     tcp: Tcp | None = None
     block: Block | None = None
+    stacks: Stacks | None = None
+    detail: Detail | None = None
+    pressure: Pressure | None = None

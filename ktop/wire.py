@@ -21,11 +21,24 @@ class WireError(Exception):
     """The stream is not what a collector of this version writes. One line for the user."""
 
 
+class Profile(msgspec.Struct, omit_defaults=True):
+    """Call stacks wanted: of which processes or cgroups (both empty: the host), for how long.
+
+    kinds: `cpu`, `off`; empty: both. seconds 0: end what is running.
+    """
+
+    pids: list[int] = []
+    cgroups: list[int] = []
+    kinds: list[str] = []
+    seconds: float = 0.0
+
+
 class Control(msgspec.Struct, omit_defaults=True):
     """From reader to collector: change the interval (ns), say which layers are looked at, or end.
 
     `watch` names layers (`processes`, `sched`...) whose on-demand probes are to be attached; all
-    others are detached. thresholds: what counts as slow, ns by layer (`files`, `block`). None
+    others are detached. thresholds: what counts as slow, ns by layer (`files`, `block`). profile:
+    begin or end taking stacks. detail: the pid whose `Frame.detail` is wanted, 0 for nobody's. None
     leaves things as they are.
     """
 
@@ -33,6 +46,8 @@ class Control(msgspec.Struct, omit_defaults=True):
     watch: list[str] | None = None
     thresholds: dict[str, int] | None = None
     quit: bool = False
+    profile: Profile | None = None
+    detail: int | None = None
 
 
 _frame_encoder = msgspec.msgpack.Encoder()
