@@ -29,7 +29,7 @@ from ktop.history import History
 from ktop.launch import Session
 from ktop.model import Frame
 from ktop.panes import PANES, Pane
-from ktop.screens import Help, KeyLine, help_page
+from ktop.screens.help import Help, KeyLine, help_page
 from ktop.sources import ENDED, LIVE, STARTING, LiveSource, Silence, Source
 from ktop.widgets.header import Banner, Cost, Header, Hint, Keys, Status, TabBar, interval_text
 from ktop.widgets.table import VirtualTable

@@ -15,7 +15,7 @@ from ktop.actions import ACTIONS
 from ktop.app import INTERVALS_NS, KtopApp
 from ktop.driver import to_ascii
 from ktop.model import Frame
-from ktop.screens import Help
+from ktop.screens.help import Help
 from ktop.sources import ENDED, LIVE, STARTING
 from ktop.widgets.header import Cost, Status, cost_pieces
 from ktop.widgets.table import VirtualTable

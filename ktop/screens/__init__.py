@@ -1,0 +1,1 @@
+"""What opens above the panes: help, one process, stacks, dialogs."""

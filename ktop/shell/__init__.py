@@ -1,0 +1,1 @@
+"""The application, topic by topic: the mixins that KtopApp is made of."""
