@@ -1,0 +1,124 @@
+"""What one column of the timeline is made of: how much was held up at each pipe, in one tick.
+
+One unit for all: the mean number of threads held up (stalled seconds a second). Small enough to be
+kept beside every frame of a recording, so that a timeline of 24 hours decodes no frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from ktop.model import Frame
+from ktop.model_tcp import Connection
+from ktop.parts import Part
+
+# By this name in the verdict too; `uninterruptible` is what no pipe has claimed.
+PIPES = ("cpu", "quota", "steal", "memory", "file", "block", "tcp", "lock", "upstream",
+         "uninterruptible")
+LEAST = 0.05  # mean number held up below which nothing is said to be
+MILLI = 1000
+_WORDS = ("pipe", "state")
+
+
+class Levels(Part):
+    """Mean number held up at each pipe, in one tick; to a thousandth, None is unknown.
+
+    cpu: threads waiting for a CPU (Sched.waiting) beyond those that a quota holds. quota: run
+    queues throttled (cpu.stat, throttled time / time). steal: CPUs' worth taken by the hypervisor.
+    block: threads waiting for a device (off_cpu `disk`). uninterruptible: in state D for another
+    reason. tcp: connections that repair a loss, or have data and no window. memory, file, lock,
+    upstream: None unless the diagnosis says.
+    pipe, state: of the verdict; None where there was none made.
+    """
+
+    cpu: float | None = None
+    quota: float | None = None
+    steal: float | None = None
+    memory: float | None = None
+    file: float | None = None
+    block: float | None = None
+    tcp: float | None = None
+    lock: float | None = None
+    upstream: float | None = None
+    uninterruptible: float | None = None
+    pipe: str | None = None
+    state: str | None = None
+
+
+@runtime_checkable
+class Levelled(Protocol):
+    """A Track (ktop.lens) that keeps the levels of its frames beside them."""
+
+    def levels(self, begin: int, end: int) -> Sequence[Levels | None]:
+        """Those of the positions begin to end - 1; None where a frame has none or is damaged."""
+
+
+def levels(frame: Frame) -> Levels:
+    """Those of a frame, from what it says itself. Without an interval nothing is known."""
+    if frame.clock.interval_ns is None:
+        return Levels()
+    off = frame.sched.off_cpu
+    throttled = [g.throttled_pct for g in frame.cgroups if g.throttled_pct is not None]
+    stolen = [c.steal_pct for c in frame.cpus if c.steal_pct is not None]
+    quota = sum(throttled) / 100 if throttled else None
+    waiting = frame.sched.waiting
+    return Levels(
+        cpu=None if waiting is None else _milli(max(0.0, waiting - (quota or 0.0))),
+        quota=_milli(quota), steal=_milli(sum(stolen) / 100 if stolen else None),
+        block=_milli(off.get("disk") if off else None),
+        uninterruptible=_milli(off.get("uninterruptible") if off else None),
+        tcp=None if frame.tcp is None else float(sum(map(_held_up, frame.tcp.connections))))
+
+
+def _milli(value: float | None) -> float | None:
+    """As a recording keeps it, so that live and replay show the same."""
+    return None if value is None else round(value * MILLI) / MILLI
+
+
+def _held_up(connection: Connection) -> bool:
+    return connection.recovery is not None or (
+        connection.zero_window and connection.unsent_bytes > 0)
+
+
+def worst(found: Levels | None) -> tuple[str, float] | None:
+    """Pipe that held up most and how much; None when nothing did. The verdict goes before."""
+    if found is None:
+        return None
+    if found.state is not None:
+        if found.pipe not in PIPES or found.state == "ok":
+            return None
+        return found.pipe, getattr(found, found.pipe) or LEAST
+    most, at = LEAST, ""
+    for pipe in PIPES:
+        value = getattr(found, pipe)
+        if value is not None and value >= most:
+            most, at = value, pipe
+    return (at, most) if at else None
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[int | str | None])
+
+
+def encode(found: Levels) -> bytes:
+    """About 20 bytes for a recording: thousandths, as whole numbers."""
+    figures = [None if (value := getattr(found, pipe)) is None else round(value * MILLI)
+               for pipe in PIPES]
+    return _encoder.encode([*figures, found.pipe, found.state])
+
+
+def decode(data: bytes) -> Levels | None:
+    """What `encode` wrote, also with more fields; None when it is something else."""
+    try:
+        values = _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    found = Levels()
+    for name, value in zip(found.__struct_fields__, values, strict=False):
+        if isinstance(value, str) != (name in _WORDS) and value is not None:
+            return None
+        setattr(found, name, value / MILLI if isinstance(value, int) else value)
+    return found
