@@ -175,17 +175,21 @@ class Engine:
 
     def watch(self, layers: Collection[str]) -> None:
         """Attach the on-demand probes of these layers, detach those of all others."""
+        self.attach_only({p.name for p in self.table if p.layer in layers})
+
+    def attach_only(self, names: Collection[str]) -> None:
+        """Attach these of the on-demand probes, detach all others of them."""
         typed = "KTOP_TYPED" in self.loaded.facts.get("flavour", ())
         for p in self.table:
             fds = self.loaded.probes.get(p.name)
             if not p.on_demand or not fds:
                 continue
-            if p.layer in layers and len(fds) == 1:
+            if p.name in names and len(fds) == 1:
                 try:
                     fds += attach(p, fds[0], typed)
                 except OSError as err:
                     self.loaded.reasons[p.name] = f"{p.attach_point}: {err.strerror}"
-            elif p.layer not in layers:
+            elif p.name not in names:
                 for fd in fds[1:]:
                     os.close(fd)
                 del fds[1:]

@@ -15,10 +15,14 @@ from ktop.bpf.probes import Probe
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that share one compile child and one set of maps."""
+    """Layers that share one compile child and one set of maps.
+
+    on_request: loaded only when somebody asks for what it does, and closed again after.
+    """
 
     headers: tuple[str, ...]
     layers: tuple[str, ...]
+    on_request: bool = False
 
 
 GROUPS = (
@@ -27,7 +31,9 @@ GROUPS = (
     Group((), ("block",)),
     Group(("tcp.bpf.h", "tcp_dns.bpf.h"), ("tcp",)),
     Group(("files.bpf.h",), ("files",)),
+    Group((), ("stacks",), on_request=True),
 )
+STACKS = next(number for number, group in enumerate(GROUPS) if group.layers == ("stacks",))
 # layer -> module:class in ktop.collect, for the layers of the later groups.
 LAYER_CLASSES = {
     "files": "ktop.collect.files:FilesLayer",

@@ -38,6 +38,8 @@ class LateLayers:
     def start(self) -> None:
         """Begin to load."""
         for number, group in enumerate(GROUPS[1:], 1):
+            if group.on_request:
+                continue
             if self._bpf:
                 self._waiting.append(number)
             else:
@@ -84,7 +86,8 @@ class LateLayers:
         """Which layers are looked at from now on."""
         self._watched = names
         for engine in self.engines:
-            engine.watch(names)
+            if not GROUPS[engine.group].on_request:
+                engine.watch(names)
 
     def set_thresholds(self, thresholds: dict[str, int]) -> None:
         """What counts as slow, ns by layer."""
