@@ -21,6 +21,7 @@ class Glyphs:
 
     bar: a full cell. mark: points at a row. up, down: sort direction. more_left, more_right:
     columns beyond the edge. branch, last: a child's line in a tree. stack: cells of a stacked bar.
+    idle, gap, flag: in the timeline, nothing held up, nothing measured, a mark of the user's.
     """
 
     ascii: bool
@@ -43,6 +44,9 @@ class Glyphs:
     times: str
     dot: str
     stack: dict[str, str]
+    idle: str
+    gap: str
+    flag: str
 
 
 UNICODE = Glyphs(
@@ -50,13 +54,15 @@ UNICODE = Glyphs(
     pipe="│", tick="┴", mark="▸", point="◂", up="▲", down="▼", more_left="‹", more_right="›",
     branch="├╴", last="└╴", ellipsis="…", times="×", dot="·",
     stack={"user": "█", "nice": "▇", "system": "▓", "irq": "i", "softirq": "f", "iowait": "░",
-           "steal": "x"})
+           "steal": "x"},
+    idle="·", gap="┊", flag="◆")
 ASCII = Glyphs(
     ascii=True, bar="#", eighths="  ......##", levels=".,:;-=+#", shades=" .:-=+*#%@",
     rule="-", pipe="|", tick="+", mark=">", point="<", up="^", down="v", more_left="<",
     more_right=">", branch="|-", last="`-", ellipsis="~", times="x", dot=".",
     stack={"user": "U", "nice": "N", "system": "S", "irq": "i", "softirq": "f", "iowait": "w",
-           "steal": "x"})
+           "steal": "x"},
+    idle="_", gap="|", flag="*")
 
 # name: (foreground, attributes)
 _PALETTE: dict[str, tuple[str | None, str]] = {
