@@ -88,8 +88,11 @@ class BlockUser(Part):
     """Requests by who submitted them: a process in a cgroup, or (pid None) a whole cgroup.
 
     Counted when they end. A kernel thread that writes back is itself on cgroup v1; on v2 the
-    cgroup is the one that dirtied the pages. others_per_s: discards, flushes and the like.
+    cgroup is the one that dirtied the pages. others_per_s: discards, flushes and the like;
+    syncs_per_s: those of them that are `sync`, which the kernel's counters have under writes.
     latency: total, of all its requests.
+    device: the disk they went to (`Block.by_device`); None: all of them together. read, write,
+    other: latency by operation, in the rows by device only.
     """
 
     cgroup: int
@@ -103,6 +106,12 @@ class BlockUser(Part):
     read_ns: float | None = None
     write_ns: float | None = None
     latency: Hist | None = None
+    device: str | None = None
+    syncs_per_s: float | None = None
+    errors_per_s: float | None = None
+    read: Hist | None = None
+    write: Hist | None = None
+    other: Hist | None = None
 
 
 class SlowIo(Part):
@@ -137,6 +146,8 @@ class Block(Part):
     unseen_pct: requests of the counted devices that the kernel's counters have and the program at
     block_rq_complete was not run for (seen in bursts on some kernels; a few are the tick's edges).
     writeback_owner: whether the kernel says whose pages a kernel thread writes back (cgroup v2).
+    by_device: users by the disk they used, all of them: those that are not in `users` (users_cut)
+    summed by cgroup, pid None. owned: by_device is told (older recordings have none).
     """
 
     devices: list[Device] = []
@@ -157,6 +168,8 @@ class Block(Part):
     untracked_total: int = 0
     writeback_owner: bool | None = None
     unseen_pct: float | None = None
+    owned: bool = False
+    by_device: list[BlockUser] = []
 
 
 SLOW_PER_FRAME = 500

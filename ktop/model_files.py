@@ -59,6 +59,35 @@ class FileProcess(Part):
     cgroup: int | None = None
 
 
+class FileUse(Part):
+    """What one process did with one regular file in this interval: `FileRow` by process.
+
+    comm, cgroup: of the process, which may have ended by now.
+    """
+
+    pid: int
+    dev: str
+    ino: int
+    generation: int
+    ops: FileOps
+    comm: str = ""
+    cgroup: int | None = None
+
+
+class FileShare(Part):
+    """What one process did on one filesystem: summed by pid they are `processes`, by dev
+    `filesystems`, all of them the host's total but for `unowned_per_s`.
+
+    pid None: the processes of that cgroup that are not in `processes` (processes_cut), together.
+    dev None: opens that failed, or of what is no regular file.
+    """
+
+    pid: int | None
+    cgroup: int | None
+    dev: str | None
+    ops: FileOps
+
+
 class FileSystem(Part):
     """One filesystem (super_block.s_dev) on which regular files were used in this interval.
 
@@ -108,18 +137,22 @@ class OpenEvent(Part):
 
 
 class OpenFold(Part):
-    """Opens by (command, path, error) within the last `window_ns`, at most a minute.
+    """Opens by (command, path, error, cgroup) within the last minute.
 
-    path is None while no open of it could be shown. pid: of the last one. fold: number of the path.
+    path is None while no open of it could be shown. pid: of the last one. fold: number of the path
+    in its cgroup. shared: other processes than `pid` are in the count. count, per_min: None where
+    only a part of those processes is looked at: their share is not known.
     """
 
     comm: str
     path: str | None
     error: str | None
-    count: int
-    per_min: float
+    count: int | None
+    per_min: float | None
     pid: int
     fold: int = 0
+    cgroup: int | None = None
+    shared: bool = False
 
 
 class Descriptors(Part):
@@ -185,8 +218,13 @@ class Files(Part):
     watched: the syscall probes are attached; without them rows, processes, filesystems, slow, opens
     and folds are empty and mounts are those of mountinfo. host: all of it together.
     *_cut: as many more were there and are not in this frame. slow_total, opens_total: exact.
-    files_dropped: files and processes whose counts had to go (least recently used) since the start.
-    threshold_ns: what counts as slow. descriptors_host, descriptors_max: /proc/sys/fs/file-nr.
+    files_dropped: pairs of a file and a process whose counts had to go (least recently used) since
+    the start. threshold_ns: what counts as slow. descriptors_host, descriptors_max:
+    /proc/sys/fs/file-nr.
+    uses: rows by process, those on which most time was spent; `uses_cut` more. shares: processes by
+    filesystem, all of them. owned: uses, shares and the folds' cgroups are told (older recordings
+    have none). unowned_per_s: operations of the host that are in no share (their process's counts
+    had to go).
     """
 
     watched: bool = False
@@ -212,3 +250,8 @@ class Files(Part):
     mounts: list[MountEvent] = []
     cache: PageCache | None = None
     files_dropped: int = 0
+    owned: bool = False
+    uses: list[FileUse] = []
+    uses_cut: int = 0
+    shares: list[FileShare] = []
+    unowned_per_s: float | None = None

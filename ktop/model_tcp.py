@@ -11,6 +11,8 @@ from ktop.parts import Hist, Part
 CONNECTIONS_PER_FRAME = 1000
 EVENTS_PER_FRAME = 500
 PEERS_PER_FRAME = 500
+OWNERS_PER_FRAME = 500
+PIDS_PER_ROW = 16
 
 
 class Connection(Part):
@@ -29,6 +31,7 @@ class Connection(Part):
     recovery: `loss` (after a timeout), `recovery` (fast retransmit), else None.
     sent_ago_ms, received_ago_ms: since data last went out or came in.
     delivery_bytes_per_s: the kernel's last sample of what the path delivered.
+    ino: of the socket, as readlink(2) of /proc/PID/fd/N names it; None: held by nobody.
     """
 
     id: int
@@ -69,6 +72,7 @@ class Connection(Part):
     sent_ago_ms: int | None = None
     received_ago_ms: int | None = None
     delivery_bytes_per_s: float | None = None
+    ino: int | None = None
 
 
 class Listener(Part):
@@ -94,12 +98,14 @@ class Listener(Part):
 
 
 class Peer(Part):
-    """Connections folded by process and peer. Counts are of the last minute (`window_ns`).
+    """Connections folded by command, cgroup and peer. Counts are of the last minute (`window_ns`).
 
     direction: `out` (port is the remote one) or `in` (port is ours). connections: open now.
     failures: by result, errno's name or `aborted` (given up by the process). latency: SYN to
     established for `out`, SYN-ACK to ACK for `in`. new: not seen in ktop's first minute.
     Rates, of the interval, include connections that ended in it. srtt_ns: mean of those open now.
+    pids: processes behind it, now or in the last minute, newest first; `pids_cut` more. Counts are
+    None where only some of them are looked at: their share is not known.
     """
 
     direction: str
@@ -108,9 +114,9 @@ class Peer(Part):
     port: int
     window_ns: int
     connections: int = 0
-    opened: int = 0
-    failed: int = 0
-    closed: int = 0
+    opened: int | None = 0
+    failed: int | None = 0
+    closed: int | None = 0
     failures: dict[str, int] = {}
     latency: Hist | None = None
     tx_bytes_per_s: float | None = None
@@ -120,6 +126,32 @@ class Peer(Part):
     retrans_kinds: dict[str, int] = {}
     srtt_ns: int | None = None
     new: bool = False
+    cgroup: int | None = None
+    pids: list[int] = []
+    pids_cut: int = 0
+
+
+class TcpOwner(Part):
+    """All TCP of one process, whether or not its connections are in the frame; in this interval.
+
+    pid None: the processes of that cgroup that are not listed, together; with cgroup None too: what
+    nobody is known of. connections: open now. segments: those with data. failed: connects that
+    failed. rtt: one sample per established connection; connect_latency: of its connects.
+    """
+
+    pid: int | None
+    cgroup: int | None
+    connections: int = 0
+    tx_bytes_per_s: float | None = None
+    rx_bytes_per_s: float | None = None
+    segments_per_s: float | None = None
+    retrans_per_s: float | None = None
+    connects_per_s: float | None = None
+    failed_per_s: float | None = None
+    accepts_per_s: float | None = None
+    closes_per_s: float | None = None
+    rtt: Hist | None = None
+    connect_latency: Hist | None = None
 
 
 class TcpEvent(Part):
@@ -193,6 +225,7 @@ class Namespace(Part):
     name: `host`, its name under /run/netns, or empty. cgroup: of one of its processes.
     listen_overflows: accept queue full; listen_drops: SYNs and ACKs refused for any reason.
     conntrack_pct: entries as % of the limit. Totals are since the namespace was made.
+    cgroups: those that have processes in it, at most 256.
     """
 
     id: int
@@ -215,22 +248,28 @@ class Namespace(Part):
     conntrack_insert_failed_total: int | None = None
     conntrack_drops_per_s: float | None = None
     conntrack_drops_total: int | None = None
+    cgroups: list[int] = []
 
 
 class Dns(Part):
-    """Queries over UDP port 53 by process and server, in the last minute. Asked while looked at.
+    """Queries over UDP port 53 by command, cgroup and server, in the last minute. Asked while
+    looked at.
 
-    failures: by result: NXDOMAIN, SERVFAIL..., `timeout` (no answer in 5 s).
+    failures: by result: NXDOMAIN, SERVFAIL..., `timeout` (no answer in 5 s). pids: who asked, at
+    most PIDS_PER_ROW; `pids_cut` more. queries, answers: None as in Peer.
     """
 
     comm: str
     server: str
     netns: int
-    queries: int = 0
-    answers: int = 0
+    queries: int | None = 0
+    answers: int | None = 0
     failures: dict[str, int] = {}
     latency: Hist | None = None
     last_name: str = ""
+    cgroup: int | None = None
+    pids: list[int] = []
+    pids_cut: int = 0
 
 
 class Tcp(Part):
@@ -240,7 +279,9 @@ class Tcp(Part):
     `events_cut` more happened in this interval and are in the totals. tx, rx: sums over all
     sockets; a connection within this host counts at both ends. retransmits, resets, drops: since
     the start, by kind where known. rtt: one sample per established connection. connect_latency:
-    of this interval. namespaces_cut: namespaces beyond the number read.
+    of this interval. namespaces_cut: namespaces beyond the number read. owners: all sockets by who
+    has them; their sums are the totals. owned: owners, and the cgroups of peers and DNS, are told
+    (older recordings have none).
     """
 
     connections: list[Connection] = []
@@ -272,3 +313,5 @@ class Tcp(Part):
     rtt: Hist | None = None
     connect_latency: Hist | None = None
     notes: list[str] = []
+    owned: bool = False
+    owners: list[TcpOwner] = []

@@ -14,7 +14,7 @@ from ktop.bpf.engine import Engine
 from ktop.bpf.tcp_layer import DNS_STRUCT
 from ktop.collect.tcp_records import address, command
 from ktop.model import Hist
-from ktop.model_tcp import Dns
+from ktop.model_tcp import PIDS_PER_ROW, Dns
 from ktop.text import clean
 
 WINDOW_NS = 60_000_000_000
@@ -61,7 +61,7 @@ def query_name(raw: bytes) -> str:
 
 
 class DnsFolds:
-    """Answered and given-up queries by (command, server, namespace)."""
+    """Answered and given-up queries by (command, server, namespace, cgroup)."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -99,26 +99,51 @@ class DnsFolds:
         self._give_up(now)
         while self._done and self._done[0][0] <= now - WINDOW_NS:
             self._done.popleft()
-        found: dict[tuple[str, str, int], Dns] = {}
+        found: dict[tuple[str, str, int, int], _Fold] = {}
         for _, r in self._done:
-            server = address(r.family, r.server)
-            key = (command(r.comm) or "-", server, r.netns)
-            row = found.get(key)
-            if row is None:
-                row = found[key] = Dns(*key, failures={})
-            row.queries += 1
-            row.last_name = query_name(r.name)
-            if not r.latency_ns:
-                row.failures["timeout"] = row.failures.get("timeout", 0) + 1
-                continue
-            row.answers += 1
-            if r.rcode:
-                name = _RCODES.get(r.rcode, f"rcode {r.rcode}")
-                row.failures[name] = row.failures.get(name, 0) + 1
-            if row.latency is None:
-                row.latency = Hist({}, 0, 0)
-            bucket = hist.slot(r.latency_ns)
-            row.latency.counts[bucket] = row.latency.counts.get(bucket, 0) + 1
-            row.latency.sum_ns += r.latency_ns
-            row.latency.max_ns = max(row.latency.max_ns or 0, r.latency_ns)
-        return sorted(found.values(), key=lambda d: (-d.queries, d.comm, d.server))[:_ROWS]
+            key = (command(r.comm) or "-", address(r.family, r.server), r.netns, r.cgroup)
+            fold = found.get(key)
+            if fold is None:
+                fold = found[key] = _Fold()
+            fold.add(r)
+        rows = [fold.row(*key) for key, fold in found.items()]
+        return sorted(rows, key=lambda d: (-(d.queries or 0), d.comm, d.server))[:_ROWS]
+
+
+class _Fold:
+    """The queries of one row."""
+
+    def __init__(self) -> None:
+        self.queries = self.answers = self.total_ns = self.longest_ns = 0
+        self.failures: dict[str, int] = {}
+        self.counts: dict[int, int] = {}
+        self.pids: dict[int, None] = {}  # newest last
+        self.name = b""
+
+    def add(self, r: DnsRecord) -> None:
+        """One query, answered or given up."""
+        self.queries += 1
+        self.name = r.name
+        if r.pid:
+            self.pids.pop(r.pid, None)
+            self.pids[r.pid] = None
+        if not r.latency_ns:
+            self.failures["timeout"] = self.failures.get("timeout", 0) + 1
+            return
+        self.answers += 1
+        if r.rcode:
+            name = _RCODES.get(r.rcode, f"rcode {r.rcode}")
+            self.failures[name] = self.failures.get(name, 0) + 1
+        bucket = hist.slot(r.latency_ns)
+        self.counts[bucket] = self.counts.get(bucket, 0) + 1
+        self.total_ns += r.latency_ns
+        self.longest_ns = max(self.longest_ns, r.latency_ns)
+
+    def row(self, comm: str, server: str, netns: int, cgroup: int) -> Dns:
+        """As it is shown."""
+        pids = list(self.pids)[::-1]
+        return Dns(
+            comm, server, netns, queries=self.queries, answers=self.answers,
+            failures=self.failures, last_name=query_name(self.name), cgroup=cgroup or None,
+            latency=Hist(self.counts, self.total_ns, self.longest_ns) if self.counts else None,
+            pids=pids[:PIDS_PER_ROW], pids_cut=max(0, len(pids) - PIDS_PER_ROW))
