@@ -101,7 +101,7 @@ class TcpPane(ViewPane):
         keys: dict[str, Any] = {
             "peers": _peer_key, "troubled": _peer_key, "feed": lambda f: f.serial,
             "drops": _drop_key, "interfaces": lambda i: (i.netns, i.name),
-            "dns": lambda d: (d.comm, d.server, d.netns)}
+            "dns": lambda d: (d.comm, d.server, d.netns, d.cgroup)}
         sorts = {"connections": "tx", "peers": "tx", "listeners": "backlog", "spaces": "sockets",
                  "troubled": "retrans", "drops": "rate", "interfaces": "rx", "dns": "queries"}
         return VirtualTable(columns, keys.get(name, lambda row: row.id), sort=sorts.get(name),
@@ -204,7 +204,8 @@ class TcpPane(ViewPane):
         live = any(p.name == "tcp_drop" and p.status == "live" for p in frame.health.probes)
         self._fill("drops", layer.drops, "nothing was dropped" if live else
                    why_missing(frame, "tcp_drop", "no drops known"),
-                   f"{fmt.grouped(layer.totals.get('drops', 0))} since ktop started")
+                   f"{fmt.grouped(layer.totals.get('drops'))} since ktop started"
+                   if layer.totals else "")
 
     def _show_stack(self, frame: Frame, layer: Tcp) -> None:
         table = self.query_one("#drops-table", VirtualTable)
@@ -320,7 +321,7 @@ def counted_kinds(found: dict[str, int]) -> str:
 
 
 def _peer_key(p: Peer) -> Key:
-    return p.direction, p.comm, p.remote, p.port
+    return p.direction, p.comm, p.remote, p.port, p.cgroup
 
 
 def _drop_key(d: Drop) -> Key:
