@@ -24,13 +24,16 @@ class WireError(Exception):
 class Profile(msgspec.Struct, omit_defaults=True):
     """Call stacks wanted: of which processes or cgroups (both empty: the host), for how long.
 
-    kinds: `cpu`, `off`; empty: both. seconds 0: end what is running.
+    Descendants of the cgroups belong to them. children: so do those of the processes, those born
+    meanwhile too. kinds: `cpu`, `off`; empty: both. seconds 0: end what is running; when it has
+    ended, forget its result.
     """
 
     pids: list[int] = []
     cgroups: list[int] = []
     kinds: list[str] = []
     seconds: float = 0.0
+    children: bool = False
 
 
 class Control(msgspec.Struct, omit_defaults=True):
@@ -59,9 +62,25 @@ def _message(kind: bytes, body: bytes) -> bytes:
     return HEADER.pack(kind, len(body)) + body
 
 
+def encode_body(frame: Frame) -> bytes:
+    """A frame as it travels and as it is kept, without a header."""
+    return _frame_encoder.encode(frame)
+
+
+def decode_body(body: bytes) -> Frame:
+    """The frame in a body. Raises WireError when it is none, or of another schema."""
+    try:
+        frame = _frame_decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as err:
+        raise WireError(f"a broken frame: {err}") from None
+    if frame.schema != SCHEMA:
+        raise WireError(f"frames of schema {frame.schema}, this ktop reads {SCHEMA}")
+    return frame
+
+
 def encode_frame(frame: Frame) -> bytes:
     """A whole message holding a frame."""
-    return _message(FRAME, _frame_encoder.encode(frame))
+    return _message(FRAME, encode_body(frame))
 
 
 def encode_error(text: str) -> bytes:
@@ -75,14 +94,19 @@ def encode_control(control: Control) -> bytes:
 
 
 class Reader:
-    """Turns bytes as they come into messages. Text of an error message comes as `str`."""
+    """Turns bytes as they come into messages. Text of an error message comes as `str`.
+
+    bodies: of the frames that the last `feed` gave, in step with them: to keep without encoding.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self.bodies: list[bytes] = []
 
     def feed(self, data: bytes) -> list[Frame | Control | str]:
         """What `data` completes. Raises WireError on anything that no collector writes."""
         self._buffer += data
+        self.bodies = []
         found: list[Frame | Control | str] = []
         while len(self._buffer) >= HEADER.size:
             kind, length = HEADER.unpack_from(self._buffer)
@@ -94,18 +118,17 @@ class Reader:
             body = bytes(memoryview(self._buffer)[HEADER.size:end])
             del self._buffer[:end]
             found.append(_decode(kind, body))
+            if kind == FRAME:
+                self.bodies.append(body)
         return found
 
 
 def _decode(kind: bytes, body: bytes) -> Frame | Control | str:
+    if kind == FRAME:
+        return decode_body(body)
+    if kind == ERROR:
+        return body.decode("utf-8", "replace")
     try:
-        if kind == CONTROL:
-            return _control_decoder.decode(body)
-        if kind == ERROR:
-            return body.decode("utf-8", "replace")
-        frame = _frame_decoder.decode(body)
+        return _control_decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as err:
-        raise WireError(f"a broken frame: {err}") from None
-    if frame.schema != SCHEMA:
-        raise WireError(f"frames of schema {frame.schema}, this ktop reads {SCHEMA}")
-    return frame
+        raise WireError(f"a broken control: {err}") from None
