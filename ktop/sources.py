@@ -28,10 +28,15 @@ Changed = Callable[[], None]
 
 
 class Source(Protocol):
-    """What the app needs of a source. `reason` says in one line why `state` is ENDED."""
+    """What the app needs of a source. `reason` says in one line why `state` is ENDED.
+
+    bodies: encoded, of the frames that are being handed out, in step with them (to keep them
+    without encoding again); empty when the source has none.
+    """
 
     state: str
     reason: str
+    bodies: list[bytes]
 
     def start(self, frames: Frames, changed: Changed) -> None:
         """Begin. `frames` gets all that arrived, oldest first; `changed` is told of `state`."""
@@ -51,6 +56,9 @@ class Silence:
 
     state = STARTING
     reason = ""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
 
     def start(self, frames: Frames, changed: Changed) -> None:
         """Nothing will come."""
@@ -72,6 +80,7 @@ class LiveSource:
     def __init__(self, session: Session) -> None:
         self.state = STARTING
         self.reason = ""
+        self.bodies: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self._stream: socket.socket | None = session.stream
         self._log = session.log
@@ -102,6 +111,7 @@ class LiveSource:
             return
         taken = 0
         found: list[Frame] = []
+        self.bodies = []
         ended = ""
         while taken < READ_LIMIT and not ended:
             try:
@@ -120,6 +130,7 @@ class LiveSource:
             except WireError as err:
                 ended = str(err)
                 break
+            self.bodies += self._reader.bodies
             for message in messages:
                 if isinstance(message, Frame):
                     found.append(message)

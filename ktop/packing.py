@@ -1,0 +1,90 @@
+"""Frames as few bytes: zstandard over their msgpack bodies, each against the keyframe before it.
+
+Neighbouring frames are nearly alike, so the first of every GROUP serves as a raw-content dictionary
+for those after it: any frame is read with its keyframe and itself. Level and group are measured
+(bench/recording.py): on 300 processes under load, level 6 saves 7% for three times the CPU time,
+longer groups nothing.
+
+Reading believes nothing: the size a blob claims is checked before memory is taken for it, zstandard
+stops at that size, and its checksum tells a damaged blob.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import zstandard
+
+GROUP = 16
+LEVEL = 3
+# A frame of 60,000 processes. What hostile msgpack makes of a body is up to 50 times its size.
+MAX_BODY = 16 << 20
+_WINDOW_MAX = 64 << 20
+
+
+class PackError(Exception):
+    """A blob that cannot be read, or a body that is too large to pack. One line."""
+
+
+class Packed(NamedTuple):
+    """A packed frame. key: it stands for itself; otherwise the last key before it is needed."""
+
+    key: bool
+    data: bytes
+
+
+def _dictionary(key: bytes) -> zstandard.ZstdCompressionDict:
+    return zstandard.ZstdCompressionDict(key, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+
+
+class Packer:
+    """Packs the bodies of one session, in order."""
+
+    def __init__(self, group: int = GROUP, level: int = LEVEL) -> None:
+        self._group, self._level = group, level
+        self._alone = zstandard.ZstdCompressor(level=level, write_checksum=True)
+        self._against = self._alone
+        self._left = 0
+
+    def pack(self, body: bytes) -> Packed:
+        """One more frame's body (ktop.wire.encode_body)."""
+        if len(body) > MAX_BODY:
+            raise PackError(f"a frame of {len(body) >> 20} MB: at most {MAX_BODY >> 20}")
+        if self._left:
+            self._left -= 1
+            return Packed(False, self._against.compress(body))
+        self._left = self._group - 1
+        self._against = zstandard.ZstdCompressor(
+            level=self._level, write_checksum=True, dict_data=_dictionary(body))
+        return Packed(True, self._alone.compress(body))
+
+
+def body_size(data: bytes) -> int:
+    """What a blob says its body takes. Raises PackError when that is too much, or not said."""
+    try:
+        found = zstandard.get_frame_parameters(data)
+    except zstandard.ZstdError:
+        raise PackError("it is not packed as ktop packs") from None
+    if not 0 < found.content_size <= MAX_BODY:  # unknown is 2^64 - 1
+        raise PackError("it claims to be larger than a frame can be")
+    return found.content_size
+
+
+class Unpacker:
+    """Reads blobs against one keyframe, or keyframes themselves."""
+
+    def __init__(self, key: bytes | None = None) -> None:
+        """key: the body of the keyframe; None to read a keyframe."""
+        if key is None:
+            self._zstd = zstandard.ZstdDecompressor(max_window_size=_WINDOW_MAX)
+        else:
+            self._zstd = zstandard.ZstdDecompressor(dict_data=_dictionary(key),
+                                                    max_window_size=_WINDOW_MAX)
+
+    def unpack(self, data: bytes) -> bytes:
+        """The body. Raises PackError on a blob that is damaged, or is a bomb."""
+        body_size(data)
+        try:
+            return self._zstd.decompress(data, allow_extra_data=False)
+        except (zstandard.ZstdError, MemoryError):
+            raise PackError("it is damaged") from None
