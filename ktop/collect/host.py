@@ -7,6 +7,7 @@ import pwd
 import queue
 import threading
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import psutil
@@ -110,32 +111,49 @@ class StatRates:
         return switches, forks
 
 
-class Users:
-    """uid -> name. Look-ups may ask a directory server, so they happen in a thread of their own."""
+class Lookups:
+    """number -> name. May ask a directory server, so it happens in a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, find: Callable[[int], str]) -> None:
+        """find: raises KeyError for a number without a name."""
+        self._find = find
         self._names: dict[int, str] = {}
         self._asked: set[int] = set()
         self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._look_up, daemon=True, name="ktop-users")
+        self._thread = threading.Thread(target=self._look_up, daemon=True, name="ktop-names")
         self._thread.start()
 
     def _look_up(self) -> None:
-        while (uid := self._queue.get()) is not None:
+        while (number := self._queue.get()) is not None:
             try:
-                self._names[uid] = clean(pwd.getpwuid(uid).pw_name, 32)
-            except (KeyError, OSError):
-                self._names[uid] = str(uid)
+                self._names[number] = clean(self._find(number), 32)
+            except (KeyError, OSError, OverflowError):
+                self._names[number] = str(number)
 
-    def names(self, processes: Processes) -> dict[int, str]:
-        """Names known by now; a new uid is asked for and known at a later tick."""
-        seen = {p.uid for p in processes.rows} | {e.uid for e in processes.events}
-        for uid in seen - self._asked:
-            if uid is not None:
-                self._asked.add(uid)
-                self._queue.put(uid)
-        return {uid: self._names[uid] for uid in seen if uid is not None and uid in self._names}
+    def names(self, numbers: Iterable[int]) -> dict[int, str]:
+        """Names known by now; a new number is asked for and known at a later tick."""
+        seen = set(numbers)
+        for number in seen - self._asked:
+            self._asked.add(number)
+            self._queue.put(number)
+        return {number: self._names[number] for number in seen if number in self._names}
 
     def close(self) -> None:
         """End the thread, unless a look-up hangs."""
         self._queue.put(None)
+
+
+class Users:
+    """uid -> name, of a frame's processes and events."""
+
+    def __init__(self) -> None:
+        self._lookups = Lookups(lambda uid: pwd.getpwuid(uid).pw_name)
+
+    def names(self, processes: Processes) -> dict[int, str]:
+        """Those known by now."""
+        seen = {p.uid for p in processes.rows} | {e.uid for e in processes.events}
+        return self._lookups.names(uid for uid in seen if uid is not None)
+
+    def close(self) -> None:
+        """End the thread, unless a look-up hangs."""
+        self._lookups.close()

@@ -13,6 +13,7 @@ from ktop.bpf.engine import Engine
 from ktop.collect import cgroups as cg
 from ktop.collect import host as host_mod
 from ktop.collect.block_limits import parse_limit
+from ktop.collect.detail import DetailReader
 from ktop.collect.health import HealthLayer
 from ktop.collect.late import LateLayers
 from ktop.collect.layer import Tick
@@ -55,6 +56,8 @@ class Collector:
         self._cgroups = cg.Cgroups(None)
         self._health = HealthLayer([])
         self._late: LateLayers | None = None
+        self._detail: DetailReader | None = None
+        self._syscalls: dict[int, str] = {}
         self._seq = 0
         self._tick_ns: int | None = None
         self.skipped_frames = 0
@@ -81,6 +84,7 @@ class Collector:
             return
         self._processes = ProcessesLayer(engine, self._clocks)
         self._sched = SchedLayer(engine)
+        self._syscalls = engine.loaded.syscalls
         self._cgroups = cg.Cgroups(hierarchy)
         self._late = LateLayers(options, True, self._settings(),
                                 {"lifecycle": self._processes.join})
@@ -114,6 +118,12 @@ class Collector:
         """What counts as slow, ns by layer."""
         if self._late is not None:
             self._late.set_thresholds(thresholds)
+
+    def look_at(self, pid: int) -> None:
+        """Whose `Frame.detail` is wanted, 0 for nobody's."""
+        if self._detail is None:
+            self._detail = DetailReader(self._syscalls)
+        self._detail.ask(pid)
 
     def drain(self) -> None:
         """Make room in the event rings between ticks."""
@@ -156,6 +166,8 @@ class Collector:
             processes=processes, sched=sched, cpus=cpus, cgroups=groups,
             users=self._users.names(processes), health=health)
         self._update_late(frame, interval)
+        if self._detail is not None:
+            frame.detail = self._detail.update(frame)
         self._tick_ns = time.process_time_ns() - began
         return frame
 
@@ -187,6 +199,8 @@ class Collector:
     def close(self) -> None:
         """Detach everything."""
         self._health.close()
+        if self._detail is not None:
+            self._detail.close()
         if self._processes is not None:
             self._processes.close()
         if self._late is not None:
@@ -269,6 +283,8 @@ class _Server:
             self._collector.watch(control.watch)
         if control.thresholds is not None:
             self._collector.set_thresholds(control.thresholds)
+        if control.detail is not None:
+            self._collector.look_at(control.detail)
         if control.interval_ns is not None:
             interval = min(max(control.interval_ns, MIN_INTERVAL_NS), MAX_INTERVAL_NS)
             self._options.interval_ns = self._interval = interval
