@@ -67,6 +67,8 @@ class Process(Part):
     read_bytes_per_s, write_bytes_per_s: block device traffic caused (task_io_accounting).
     forks_per_s: processes it created. execs_per_s: executions by it and its direct children.
     runq: run queue latency of its threads in this interval, None where it did not run.
+    waits_pct: time by what was waited for, exclusive (`WAITS`): parts of off_cpu_pct, and
+    `reclaim`, which is time on a CPU.
     """
 
     pid: int
@@ -96,6 +98,7 @@ class Process(Part):
     forks_per_s: float | None = None
     execs_per_s: float | None = None
     runq: Hist | None = None
+    waits_pct: dict[str, float] | None = None
 
 
 class Thread(Part):
@@ -115,6 +118,11 @@ class Thread(Part):
 
 
 OFF_CPU = ("disk", "uninterruptible", "io", "network", "lock", "sleep", "stopped", "other")
+# disk: uninterruptible, in iowait. memory: a memory stall as PSI has it (reclaim, swap-in,
+# refaults of what was evicted). fsync: in fsync(2) and its like. file: in another syscall on a
+# file, directory or path (inode locks, FUSE). file_lock: flock, fcntl. mutex: a futex marked as a
+# contended lock. socket: reading, writing, connecting. reclaim: freeing memory itself, on a CPU.
+WAITS = ("disk", "memory", "fsync", "file", "file_lock", "mutex", "socket", "reclaim")
 BLOCKED = ("disk", "uninterruptible", "io", "network", "lock")
 
 

@@ -20,7 +20,7 @@ from ktop.bpf.engine import Engine, probe_table
 from ktop.bpf.layers import GROUPS
 from ktop.bpf.ringbuf import RingBuffer
 from ktop.collect.records import EventRecord, TaskRecord
-from ktop.model import Frame
+from ktop.model import WAITS, Frame
 
 pytestmark = pytest.mark.live
 LIFECYCLE = next(i for i, g in enumerate(GROUPS) if g.layers == ("lifecycle",))
@@ -100,10 +100,12 @@ def test_the_verifiers_last_word_is_told() -> None:
 def test_records_match_the_layout() -> None:
     names = []
     for name, fmt in layout.TASK:
-        names += [name.removesuffix("_ns") + "_x"] * 9 if fmt == "9Q" else [name]
+        names += [name] * int(fmt[:-1] if fmt[:-1].isdigit() and fmt[-1] == "Q" else 1)
     assert len(TaskRecord._fields) == len(names)
-    assert [f for f in TaskRecord._fields if not f.startswith("slept_")] == [
-        n for n in names if not n.startswith("slept")]
+    assert [f for f in TaskRecord._fields if not f.startswith(("slept_", "waited_"))] == [
+        n for n in names if not n.startswith(("slept", "waited"))]
+    assert tuple(f[7:-3] for f in TaskRecord._fields if f.startswith("waited_")) == layout.WAITS
+    assert layout.WAITS == WAITS
     assert EventRecord._fields == tuple(name for name, _ in layout.EVENT)
 
 

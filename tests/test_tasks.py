@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import pytest
 
-from ktop.bpf.layout import REASONS, TAG_HIST, TASK_HIST_SLOTS, TASK_STRUCT
+from ktop.bpf.layout import HIST_STRUCT, REASONS, TAG_HIST, TASK_HIST_SLOTS, TASK_STRUCT, WAITS
 from ktop.collect.records import TaskRecord
 from ktop.collect.taskrows import state_letter
 from ktop.collect.tasks import TaskTable
@@ -20,13 +19,14 @@ def record(pid: int = 10, tgid: int | None = None, **fields: Any) -> bytes:
     """One thread's bytes; unnamed fields are zero."""
     values: dict[str, Any] = dict.fromkeys(TaskRecord._fields, 0)
     values |= {"tag": 1, "pid": pid, "tgid": tgid or pid, "comm": b"test", "flags": 4,
-               "syscall": -1, "start_boottime_ns": 5, "state": 1, "reason": SLEEP, "threads": 1}
+               "syscall": -1, "wait": len(WAITS), "start_boottime_ns": 5, "state": 1,
+             "reason": SLEEP, "threads": 1}
     return TASK_STRUCT.pack(*(values | fields).values())
 
 
 def histogram(pid: int, **counts: int) -> bytes:
     values = [counts.get(f"b{i}", 0) for i in range(TASK_HIST_SLOTS)]
-    return struct.pack(f"@II{TASK_HIST_SLOTS}I", TAG_HIST, pid, *values)
+    return HIST_STRUCT.pack(TAG_HIST, pid, *values)
 
 
 def table(*reads: list[bytes], syscalls: dict[int, str] | None = None) -> TaskTable:

@@ -6,6 +6,12 @@
  * task_struct: __state|state signal cred mm
  * task_struct: start_boottime|real_start_time se sched_info in_iowait
  * task_struct: utime stime nvcsw nivcsw maj_flt ioac? thread_info? on_cpu exit_state
+ * task_struct: in_memstall? files
+ * files_struct: fdt
+ * fdtable: max_fds fd
+ * file: f_inode
+ * inode: i_mode
+ * pt_regs: orig_ax|syscallno? di? si? dx? regs?
  * thread_info: cpu?
  * sched_info: run_delay pcount last_queued
  * sched_entity: sum_exec_runtime nr_migrations cfs_rq
@@ -30,14 +36,28 @@ enum ktop_reason {
     KTOP_SLEEP, KTOP_STOPPED, KTOP_OTHER,
 };
 
+/* layout.WAITS: exclusive; KTOP_WAITS is none of them. */
+enum ktop_wait {
+    KTOP_W_DISK, KTOP_W_MEMORY, KTOP_W_FSYNC, KTOP_W_FILE, KTOP_W_FILE_LOCK, KTOP_W_MUTEX,
+    KTOP_W_SOCKET, KTOP_W_RECLAIM,
+};
+/* What a syscall waits for, the high half of `syscall_reason` (syscalls.CLASSES). */
+enum ktop_class {
+    KTOP_C_NONE, KTOP_C_FSYNC, KTOP_C_PATH, KTOP_C_FD, KTOP_C_LOCK, KTOP_C_FUTEX, KTOP_C_SOCKET,
+};
+
 /* The account of one thread; lives and dies with it in task storage. */
 struct ktop_account {
     u64 off_ns;        /* CLOCK_MONOTONIC when it last left a CPU; 0 while it is on one */
     u64 pend_ns;       /* length of its last time off CPU, not yet split into sleep and queue */
     u64 run_delay_ns;  /* sched_info.run_delay that the histogram already holds */
     u64 slept_ns[KTOP_REASONS];
+    u64 waited_ns[KTOP_WAITS];
+    u64 reclaim_ns;    /* CLOCK_MONOTONIC when it began to reclaim memory, 0 when it does not */
+    u64 reclaim_off_ns;  /* how long it had been off CPU by then, see off_cpu_ns() */
     u32 reason;        /* why it left, enum ktop_reason */
     s32 syscall;       /* the syscall it left in, -1 outside one */
+    u32 wait;          /* finer, enum ktop_wait */
     u32 forks;         /* processes it has created */
     u32 dirty;         /* the histogram has changed since the iterator last wrote it out */
     u32 hist[KTOP_TASK_HIST_SLOTS];
@@ -51,7 +71,8 @@ BPF_TABLE("lru_hash", u32, struct ktop_account, accounts, 32768);
 BPF_PERCPU_ARRAY(blank_account, struct ktop_account, 1);
 #endif
 
-BPF_ARRAY(syscall_reason, u8, 1024);  /* syscall number -> enum ktop_reason */
+/* syscall number -> enum ktop_reason, and in the high half enum ktop_class */
+BPF_ARRAY(syscall_reason, u8, 1024);
 
 /* The syscall a thread is in; -1 in a page fault or a kernel thread. */
 static __always_inline s32 syscall_of(struct task_struct *task)
@@ -64,22 +85,116 @@ static __always_inline s32 syscall_of(struct task_struct *task)
 #endif
 }
 
-static __always_inline u32 off_cpu_reason(struct task_struct *task, u32 state, s32 nr)
-{
-    u32 key = nr;
-    if (state & 4 || state & 8)          /* TASK_STOPPED, TASK_TRACED */
-        return KTOP_STOPPED;
-    if (state & 2 && !(state & 0x400)) { /* TASK_UNINTERRUPTIBLE, not TASK_NOLOAD (idle kthread) */
-#ifdef KTOP_TYPED
-        return task->in_iowait ? KTOP_DISK : KTOP_UNINTERRUPTIBLE;
-#else
-        return KTOP_UNINTERRUPTIBLE;
+#if defined(KTOP_HAS_pt_regs_di)
+#define KTOP_ARG(regs, x86, n) F(regs, x86)
+#elif defined(KTOP_HAS_pt_regs_regs)
+#define KTOP_ARG(regs, x86, n) PR(regs, regs[n])
 #endif
+
+#if defined(KTOP_TYPED) && defined(KTOP_ARG)
+/* What a descriptor is: the S_IFMT bits of its inode, 0 when it cannot be told. */
+static __always_inline u32 kind_of_fd(struct task_struct *task, u32 fd)
+{
+    struct files_struct *files = F(task, files);
+    if (!files)
+        return 0;
+    struct fdtable *fdt = PR(files, fdt);
+    if (!fdt || fd >= PR(fdt, max_fds))
+        return 0;
+    void *array = PR(fdt, fd);
+    struct file *file = 0;
+    bpf_probe_read_kernel(&file, sizeof(file), array + (u64)fd * sizeof(file));
+    if (!file)
+        return 0;
+    struct inode *inode = PR(file, f_inode);
+    return inode ? PR(inode, i_mode) & 0170000 : 0;
+}
+
+static __always_inline u32 wait_on_fd(struct task_struct *task)
+{
+    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
+    u32 kind = kind_of_fd(task, KTOP_ARG(regs, di, 0));
+    if (kind == 0140000)                                              /* S_IFSOCK */
+        return KTOP_W_SOCKET;
+    return kind == 0100000 || kind == 0040000 || kind == 0060000      /* S_IFREG, DIR, BLK */
+        ? KTOP_W_FILE : KTOP_WAITS;
+}
+
+/* A contended mutex: the value 2 by which glibc, musl, Go and Rust mark one with waiters, or a
+ * futex that the kernel locks. Condition variables, semaphores and idle pools are neither. */
+static __always_inline u32 wait_on_futex(struct task_struct *task)
+{
+    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
+    u32 op = KTOP_ARG(regs, si, 1) & 0x7f, value = KTOP_ARG(regs, dx, 2);
+    if (op == 6 || op == 13)                     /* FUTEX_LOCK_PI, FUTEX_LOCK_PI2 */
+        return KTOP_W_MUTEX;
+    return (op == 0 || op == 9) && value == 2    /* FUTEX_WAIT, FUTEX_WAIT_BITSET */
+        ? KTOP_W_MUTEX : KTOP_WAITS;
+}
+#else
+static __always_inline u32 wait_on_fd(struct task_struct *task) { return KTOP_WAITS; }
+static __always_inline u32 wait_on_futex(struct task_struct *task) { return KTOP_WAITS; }
+#endif
+
+/* An uninterruptible wait, enum ktop_wait. */
+static __always_inline u32 hard_wait(struct task_struct *task, u32 class)
+{
+#if defined(KTOP_TYPED) && defined(KTOP_HAS_task_struct_in_memstall)
+    if (task->in_memstall)
+        return KTOP_W_MEMORY;
+#endif
+    if (class == KTOP_C_FSYNC)
+        return KTOP_W_FSYNC;
+#ifdef KTOP_TYPED
+    if (task->in_iowait)
+        return KTOP_W_DISK;
+#endif
+    return class == KTOP_C_PATH || class == KTOP_C_FD ? KTOP_W_FILE : KTOP_WAITS;
+}
+
+static __always_inline u32 soft_wait(struct task_struct *task, u32 class)
+{
+    switch (class) {
+    case KTOP_C_FSYNC: return KTOP_W_FSYNC;
+    case KTOP_C_PATH: return KTOP_W_FILE;
+    case KTOP_C_FD: return wait_on_fd(task);
+    case KTOP_C_LOCK: return KTOP_W_FILE_LOCK;
+    case KTOP_C_FUTEX: return wait_on_futex(task);
+    case KTOP_C_SOCKET: return KTOP_W_SOCKET;
     }
-    if (F(task, flags) & KTOP_PF_KTHREAD)
-        return KTOP_SLEEP;
-    u8 *reason = syscall_reason.lookup(&key);
-    return reason && *reason ? *reason : KTOP_OTHER;
+    return KTOP_WAITS;
+}
+
+/* Why a thread leaves the CPU; state 0: it could go on. */
+static __always_inline void why_off_cpu(struct ktop_account *a, struct task_struct *task, u32 state)
+{
+    u32 key = a->syscall;
+    a->wait = KTOP_WAITS;
+    if (!state) {
+        a->reason = KTOP_RUNNABLE;
+        return;
+    }
+    if (state & 4 || state & 8) {          /* TASK_STOPPED, TASK_TRACED */
+        a->reason = KTOP_STOPPED;
+        return;
+    }
+    u8 *known = syscall_reason.lookup(&key);
+    u32 both = known ? *known : 0, reason = both & 15;
+    if (state & 2 && !(state & 0x400)) {   /* TASK_UNINTERRUPTIBLE, not TASK_NOLOAD (idle kthread) */
+#ifdef KTOP_TYPED
+        a->reason = task->in_iowait ? KTOP_DISK : KTOP_UNINTERRUPTIBLE;
+#else
+        a->reason = KTOP_UNINTERRUPTIBLE;
+#endif
+        a->wait = hard_wait(task, both >> 4);
+        return;
+    }
+    if (F(task, flags) & KTOP_PF_KTHREAD) {
+        a->reason = KTOP_SLEEP;
+        return;
+    }
+    a->reason = reason ? reason : KTOP_OTHER;
+    a->wait = soft_wait(task, both >> 4);
 }
 
 /* Created where no run queue lock is held: at fork, and by the iterator for older threads. */

@@ -242,7 +242,7 @@ def _fill_syscall_reasons(loader: Loader, module: Any, names: dict[int, str]) ->
     for number, name in names.items():
         if number < 1024:
             loader.syscall.map_update(table.map_fd, number.to_bytes(4, sys.byteorder),
-                                      bytes([syscalls.reason_of(name)]))
+                                      bytes([syscalls.code_of(name)]))
 
 
 def _syscall_names() -> dict[int, str]:

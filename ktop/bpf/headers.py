@@ -169,7 +169,7 @@ class _Emitter:
         """One arm of the union: padding up to the field, then the field."""
         if found.bitfield_bits:
             unit, bit = divmod(found.bit_offset, 32)
-            pad = f"u8 pad[{unit * 4}]; " if unit else ""
+            pad = f"u8 pad_{name}[{unit * 4}]; " if unit else ""
             gap = f"u32 : {bit}; " if bit else ""
             return f"    struct {{ {pad}{gap}u32 {name} : {found.bitfield_bits}; }};\n"
         offset = found.bit_offset // 8

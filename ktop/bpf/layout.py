@@ -12,6 +12,9 @@ import struct
 REASONS = ("runnable", "disk", "uninterruptible", "io", "network", "lock", "sleep", "stopped",
            "other")
 
+# What was waited for, finer than the reason and exclusive: ktop.model.WAITS (enum ktop_wait).
+WAITS = ("disk", "memory", "fsync", "file", "file_lock", "mutex", "socket", "reclaim")
+
 # Latency histograms: bucket 0 is under 2**HIST_SHIFT ns, then 2**HIST_SUB buckets an octave.
 HIST_SHIFT = 10
 HIST_SUB = 2
@@ -33,10 +36,10 @@ TASK = (
     ("voluntary", "Q"), ("involuntary", "Q"), ("major_faults", "Q"), ("read_bytes", "Q"),
     ("write_bytes", "Q"), ("migrations", "Q"), ("rss_pages", "q"), ("waiting_ns", "Q"),
     ("off_ns", "Q"), ("pend_ns", "Q"), ("seen_delay_ns", "Q"), ("slept_ns", "9Q"),
+    ("wait", "Q"), ("waited_ns", f"{len(WAITS)}Q"),
     ("dead_cpu_ns", "Q"), ("dead_utime_ns", "Q"), ("dead_stime_ns", "Q"),
     ("dead_voluntary", "Q"), ("dead_involuntary", "Q"), ("dead_major_faults", "Q"),
 )
-RECORD_SIZE = 8 + 4 * TASK_HIST_SLOTS  # both kinds of record are this long
 TASK_FLAG_KTHREAD, TASK_FLAG_IOWAIT, TASK_FLAG_TRACKED = 1, 2, 4
 
 EVENT = (
@@ -52,12 +55,16 @@ def packer(fields: tuple[tuple[str, str], ...]) -> struct.Struct:
     return struct.Struct("@" + "".join(fmt for _, fmt in fields))
 
 
+RECORD_SIZE = max(packer(TASK).size, 8 + 4 * TASK_HIST_SLOTS)  # both kinds are this long
 TASK_STRUCT = packer((*TASK, ("", f"{RECORD_SIZE - packer(TASK).size}x")))
+HIST_STRUCT = packer((("tag", "I"), ("pid", "I"), ("hist", f"{TASK_HIST_SLOTS}I"),
+                      ("", f"{RECORD_SIZE - 8 - 4 * TASK_HIST_SLOTS}x")))
 EVENT_STRUCT = packer(EVENT)
 
 # What the C side is told, and asserts.
 DEFINES = {
     "KTOP_REASONS": len(REASONS),
+    "KTOP_WAITS": len(WAITS),
     "KTOP_HIST_SHIFT": HIST_SHIFT,
     "KTOP_HIST_SUB": HIST_SUB,
     "KTOP_HIST_SLOTS": HIST_SLOTS,

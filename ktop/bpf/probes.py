@@ -37,6 +37,8 @@ class Probe:
         return f"{'raw_tp' if self.kind == 'tp' else self.kind}/{self.target}"
 
 
+_RECLAIM = "time that threads spend freeing memory themselves"
+_NOT_KSWAPD = "what kswapd frees in the background"
 PROBES = (
     Probe("tasks", "processes", "iter", "task",
           "every thread's state, counters and account in one read",
@@ -49,6 +51,14 @@ PROBES = (
           "run queue latency histograms, time off CPU by reason, context switches per CPU",
           "waiting threads from run_delay, switches from /proc/stat: no histogram, no reasons",
           "the wait of a time slice that has not ended (it counts when the thread next leaves)"),
+    Probe("reclaim_enter", "sched", "tp", "mm_vmscan_direct_reclaim_begin", _RECLAIM,
+          "pressure of the host and waits, without what reclaim burns on a CPU", _NOT_KSWAPD),
+    Probe("reclaim_leave", "sched", "tp", "mm_vmscan_direct_reclaim_end", _RECLAIM,
+          "as reclaim_enter", _NOT_KSWAPD),
+    Probe("reclaim_group_enter", "sched", "tp", "mm_vmscan_memcg_reclaim_begin",
+          _RECLAIM + " for its control group's limit", "as reclaim_enter", _NOT_KSWAPD),
+    Probe("reclaim_group_leave", "sched", "tp", "mm_vmscan_memcg_reclaim_end",
+          _RECLAIM + " for its control group's limit", "as reclaim_enter", _NOT_KSWAPD),
     Probe("runqlen", "sched", "clock", str(RUNQLEN_HZ),
           "run queue length per CPU",
           "none: waiting threads per CPU come from the waits", "queues shorter-lived than 10 ms"),

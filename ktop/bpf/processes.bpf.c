@@ -13,6 +13,7 @@ struct ktop_task {
     u64 voluntary, involuntary, major_faults, read_bytes, write_bytes, migrations;
     s64 rss_pages;
     u64 waiting_ns, off_ns, pend_ns, seen_delay_ns, slept_ns[KTOP_REASONS];
+    u64 wait, waited_ns[KTOP_WAITS];
     u64 dead_cpu_ns, dead_utime_ns, dead_stime_ns, dead_voluntary, dead_involuntary;
     u64 dead_major_faults;
 };
@@ -23,12 +24,12 @@ struct ktop_task_hist {
     u32 tag, pid;
     u32 hist[KTOP_TASK_HIST_SLOTS];
 };
-_Static_assert(sizeof(struct ktop_task_hist) == KTOP_RECORD_SIZE, "layout.RECORD_SIZE");
 
 union ktop_record {
     struct ktop_task task;
     struct ktop_task_hist hist;
 };
+_Static_assert(sizeof(union ktop_record) == KTOP_RECORD_SIZE, "layout.RECORD_SIZE");
 BPF_PERCPU_ARRAY(record, union ktop_record, 1);
 
 static __always_inline s64 rss_pages(struct mm_struct *mm)
@@ -69,6 +70,10 @@ static __always_inline void fill_account(struct ktop_task *r, struct ktop_accoun
 #pragma unroll
     for (int i = 0; i < KTOP_REASONS; i++)
         r->slept_ns[i] = a->slept_ns[i];
+    r->wait = a->wait;
+#pragma unroll
+    for (int i = 0; i < KTOP_WAITS; i++)
+        r->waited_ns[i] = a->waited_ns[i];
 }
 
 static __always_inline void fill_thread(struct ktop_task *r, struct task_struct *task)
@@ -125,7 +130,7 @@ static __always_inline void open_account(struct ktop_task *r, struct task_struct
     a->syscall = syscall_of(task);
     if (F(task, on_cpu))
         return;
-    a->reason = r->state ? off_cpu_reason(task, r->state, a->syscall) : KTOP_RUNNABLE;
+    why_off_cpu(a, task, r->state);
     a->off_ns = bpf_ktime_get_ns();
     fill_account(r, a);
 }

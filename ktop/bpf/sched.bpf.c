@@ -89,12 +89,17 @@ static __always_inline void leave(struct task_struct *prev, struct ktop_cpu *cpu
     }
 
     u32 reason = a->reason;
-    if (reason < KTOP_REASONS && a->pend_ns > wait)
-        a->slept_ns[reason] += a->pend_ns - wait;
+    if (reason < KTOP_REASONS && a->pend_ns > wait) {
+        u64 slept = a->pend_ns - wait;
+        u32 which = a->wait;
+        a->slept_ns[reason] += slept;
+        if (which < KTOP_WAITS)
+            a->waited_ns[which] += slept;
+    }
     a->pend_ns = 0;
     a->off_ns = now;
     a->syscall = syscall_of(prev);
-    a->reason = preempted || !state ? KTOP_RUNNABLE : off_cpu_reason(prev, state, a->syscall);
+    why_off_cpu(a, prev, preempted ? 0 : state);
 }
 
 static __always_inline int switched(bool preempted, struct task_struct *prev,
@@ -128,6 +133,54 @@ int sched_switch(u64 *ctx)
 #endif
     return switched(ctx[0], prev, next, state);
 }
+
+/* Direct reclaim: a thread that needs memory frees some itself. What of it is waiting is in its
+ * account as KTOP_W_MEMORY; these two find the rest, which is spent on a CPU. */
+static __always_inline struct ktop_account *current_account(void)
+{
+#ifdef KTOP_TYPED
+    return account_of((struct task_struct *)bpf_get_current_task_btf(), false);
+#else
+    return account_of((struct task_struct *)bpf_get_current_task(), false);
+#endif
+}
+
+/* All its time off CPU and in run queues, up to the last time it came back to a CPU. */
+static __always_inline u64 off_cpu_ns(struct ktop_account *a)
+{
+    u64 sum = a->run_delay_ns + a->pend_ns;
+#pragma unroll
+    for (int i = 0; i < KTOP_REASONS; i++)
+        sum += a->slept_ns[i];
+    return sum;
+}
+
+static __always_inline int reclaim_begins(void)
+{
+    struct ktop_account *a = current_account();
+    if (a && !a->reclaim_ns) {
+        a->reclaim_ns = bpf_ktime_get_ns();
+        a->reclaim_off_ns = off_cpu_ns(a);
+    }
+    return 0;
+}
+
+static __always_inline int reclaim_ends(void)
+{
+    struct ktop_account *a = current_account();
+    if (!a || !a->reclaim_ns)
+        return 0;
+    u64 wall = bpf_ktime_get_ns() - a->reclaim_ns, off = off_cpu_ns(a) - a->reclaim_off_ns;
+    a->reclaim_ns = 0;
+    if (wall > off)
+        a->waited_ns[KTOP_W_RECLAIM] += wall - off;
+    return 0;
+}
+
+int reclaim_enter(void *ctx) { return reclaim_begins(); }
+int reclaim_leave(void *ctx) { return reclaim_ends(); }
+int reclaim_group_enter(void *ctx) { return reclaim_begins(); }
+int reclaim_group_leave(void *ctx) { return reclaim_ends(); }
 
 #ifdef KTOP_HAS_rq_nr_running  /* struct rq is in no installed header */
 /* Run queue length as runqlen(8) samples it: nr_running of this CPU, the running thread included. */

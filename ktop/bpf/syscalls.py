@@ -19,10 +19,32 @@ vmsplice copy_file_range open openat openat2 close fsync fdatasync sync sync_fil
 getdents getdents64 stat fstat lstat newfstatat statx rename unlink unlinkat mkdir truncate
 ftruncate ioctl msgsnd mq_timedsend getrandom"""
 
+# What kind of thing a syscall is about (enum ktop_class), the high half of `code_of`: syncing, a
+# path, a descriptor of any kind, a file lock, a futex, a socket.
+CLASSES = ("none", "fsync", "path", "fd", "lock", "futex", "socket")
+_CLASS_OF = {name: CLASSES.index(what) for what, names in (
+    ("fsync", "fsync fdatasync sync syncfs sync_file_range msync"),
+    ("path", """open openat openat2 creat stat lstat fstat newfstatat statx rename renameat
+     renameat2 unlink unlinkat mkdir mkdirat rmdir link linkat symlink symlinkat readlink readlinkat
+     truncate ftruncate fallocate access faccessat faccessat2 chmod fchmod fchmodat chown fchown
+     lchown fchownat utimensat getdents getdents64 statfs fstatfs copy_file_range execve execveat
+     chdir"""),
+    ("fd", """read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 splice
+     sendfile close ioctl"""),
+    ("lock", "flock fcntl"),
+    ("futex", "futex"),
+    ("socket", "connect sendto recvfrom sendmsg recvmsg sendmmsg recvmmsg shutdown"),
+) for name in names.split()}
+
 _BY_NAME = {name: REASONS.index(reason)
             for reason, names in (("sleep", _SLEEP), ("lock", _LOCK), ("network", _NETWORK),
                                   ("io", _IO))
             for name in names.split()}
+
+
+def code_of(name: str) -> int:
+    """A syscall's byte in the map `syscall_reason`."""
+    return reason_of(name) | _CLASS_OF.get(name, 0) << 4
 
 
 def reason_of(name: str) -> int:

@@ -47,6 +47,15 @@ class TaskRecord(NamedTuple):
     slept_sleep_ns: int
     slept_stopped_ns: int
     slept_other_ns: int
+    wait: int
+    waited_disk_ns: int
+    waited_memory_ns: int
+    waited_fsync_ns: int
+    waited_file_ns: int
+    waited_file_lock_ns: int
+    waited_mutex_ns: int
+    waited_socket_ns: int
+    waited_reclaim_ns: int
     dead_cpu_ns: int
     dead_utime_ns: int
     dead_stime_ns: int
@@ -57,6 +66,8 @@ class TaskRecord(NamedTuple):
 
 SLEPT_FIRST = TaskRecord._fields.index("slept_runnable_ns")
 SLEPT_END = TaskRecord._fields.index("slept_other_ns") + 1
+WAITED_FIRST = TaskRecord._fields.index("waited_disk_ns")
+WAITED_END = TaskRecord._fields.index("waited_reclaim_ns") + 1
 
 
 class EventRecord(NamedTuple):

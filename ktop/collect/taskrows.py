@@ -6,8 +6,8 @@ import mmap
 from typing import Any
 
 from ktop import hist
-from ktop.bpf.layout import TASK_FLAG_KTHREAD, TASK_FLAG_TRACKED
-from ktop.collect.records import SLEPT_END, SLEPT_FIRST, TaskRecord
+from ktop.bpf.layout import TASK_FLAG_KTHREAD, TASK_FLAG_TRACKED, WAITS
+from ktop.collect.records import SLEPT_END, SLEPT_FIRST, WAITED_END, WAITED_FIRST, TaskRecord
 from ktop.model import BLOCKED, OFF_CPU, Hist, Process, Thread
 from ktop.text import comm
 
@@ -72,13 +72,17 @@ class TaskThread:
 
 
 class Sums:
-    """What a thread or a process did in one interval. counters: `_COUNTED`; slept: REASONS, ns."""
+    """What a thread or a process did in one interval.
 
-    __slots__ = ("counters", "hist", "slept", "tracked")
+    counters: `_COUNTED`. slept: by REASONS, waited: by WAITS, ns.
+    """
+
+    __slots__ = ("counters", "hist", "slept", "tracked", "waited")
 
     def __init__(self) -> None:
         self.counters = [0] * len(_COUNTED)
         self.slept = [0] * (len(OFF_CPU) + 1)
+        self.waited = [0] * len(WAITS)
         self.hist: dict[int, int] = {}
         self.tracked = True
 
@@ -86,6 +90,7 @@ class Sums:
         """Fold a thread into its process."""
         self.counters = [a + b for a, b in zip(self.counters, other.counters, strict=True)]
         self.slept = [a + b for a, b in zip(self.slept, other.slept, strict=True)]
+        self.waited = [a + b for a, b in zip(self.waited, other.waited, strict=True)]
         self.tracked = self.tracked and other.tracked
         for i, n in other.hist.items():
             self.hist[i] = self.hist.get(i, 0) + n
@@ -101,20 +106,25 @@ def _totals(t: TaskRecord) -> list[int]:
     return values
 
 
-def _slept(t: TaskRecord, now: int) -> list[int]:
-    """Time by reason up to `now`; index 0 is the run queue wait, which the others exclude.
+def _slept(t: TaskRecord, now: int) -> tuple[list[int], list[int]]:
+    """Time by reason up to `now`; index 0 is the run queue wait, which the others exclude. And by
+    what was waited for (WAITS).
 
     The account holds closed absences; the one under way, or ended but not yet split into sleep
     and queue, is added here.
     """
     fields: tuple[Any, ...] = t
     slept: list[int] = list(fields[SLEPT_FIRST:SLEPT_END])
-    waited = t.run_delay_ns + t.waiting_ns
+    waited: list[int] = list(fields[WAITED_FIRST:WAITED_END])
+    queued = t.run_delay_ns + t.waiting_ns
     absent = now - t.off_ns if t.off_ns else t.pend_ns
     if absent:
-        slept[t.reason] += max(0, absent - (waited - t.seen_delay_ns))
-    slept[0] = waited
-    return slept
+        asleep = max(0, absent - (queued - t.seen_delay_ns))
+        slept[t.reason] += asleep
+        if t.wait < len(WAITS):
+            waited[t.wait] += asleep
+    slept[0] = queued
+    return slept, waited
 
 
 def thread_sums(thread: TaskThread, interval: Interval) -> Sums:
@@ -123,12 +133,14 @@ def thread_sums(thread: TaskThread, interval: Interval) -> Sums:
     assert interval.last is not None
     sums = Sums()
     sums.hist = thread.hist_delta
-    sums.counters, sums.slept = _totals(t), _slept(t, interval.now)
+    sums.counters = _totals(t)
+    sums.slept, sums.waited = _slept(t, interval.now)
     sums.tracked = bool(t.flags & TASK_FLAG_TRACKED)
     if before is not None:
         sums.counters = [a - b for a, b in zip(sums.counters, _totals(before), strict=True)]
-        old = _slept(before, interval.last)
-        sums.slept = [max(0, a - b) for a, b in zip(sums.slept, old, strict=True)]
+        slept, waited = _slept(before, interval.last)
+        sums.slept = [max(0, a - b) for a, b in zip(sums.slept, slept, strict=True)]
+        sums.waited = [max(0, a - b) for a, b in zip(sums.waited, waited, strict=True)]
         # An account opened in this interval does not know what went before.
         sums.tracked = sums.tracked and bool(before.flags & TASK_FLAG_TRACKED)
     return sums
@@ -218,6 +230,7 @@ class RowMaker:
         row.forks_per_s = rest[6] * per
         row.off_cpu_pct = {name: d.slept[i] * pct for i, name in enumerate(OFF_CPU, 1)
                            if d.slept[i]}
+        row.waits_pct = {name: ns * pct for name, ns in zip(WAITS, d.waited, strict=True) if ns}
         row.blocked_pct = sum(d.slept[i] for i in _BLOCKED_AT) * pct
         if row.blocked_pct:
             worst = max(_BLOCKED_AT, key=lambda i: d.slept[i])

@@ -10,13 +10,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
-from ktop.bpf.layout import RECORD_SIZE, TAG_HIST, TASK_HIST_SLOTS, TASK_STRUCT
+from ktop.bpf.layout import HIST_STRUCT, RECORD_SIZE, TAG_HIST, TASK_STRUCT
 from ktop.collect.records import TaskRecord
 from ktop.collect.taskrows import Interval, RowMaker, TaskThread
 from ktop.model import Process, Thread
 
 _CUT = struct.Struct(f"{RECORD_SIZE}s")
-_HIST = struct.Struct(f"@II{TASK_HIST_SLOTS}I")
 _HIST_TAG = struct.pack("@I", TAG_HIST)
 
 
@@ -61,7 +60,7 @@ class TaskTable:
         for record in records:
             self._enter(record, interval)
         touched |= self._leave(gone, {record.pid for record in records})
-        by_tid = {tid: tuple(counts) for _, tid, *counts in map(_HIST.unpack, histograms)}
+        by_tid = {tid: tuple(counts) for _, tid, *counts in map(HIST_STRUCT.unpack, histograms)}
         for pid in touched | self._unsettled:
             process = self._processes.get(pid)
             if process is not None:
