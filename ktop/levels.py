@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from ktop.model import Frame
+from ktop.model import WAITS, Frame
 from ktop.model_tcp import Connection
 from ktop.parts import Part
 
@@ -21,6 +21,9 @@ PIPES = ("cpu", "quota", "steal", "memory", "file", "block", "tcp", "lock", "ups
 LEAST = 0.05  # mean number held up below which nothing is said to be
 MILLI = 1000
 _WORDS = ("pipe", "state")
+# What of Process.waits_pct is whose. `socket` is none's: who waits for an answer is often idle.
+_CLAIMS = {"memory": ("memory", "reclaim"), "file": ("fsync", "file", "file_lock"),
+           "block": ("disk",), "lock": ("mutex",)}
 
 
 class Levels(Part):
@@ -28,9 +31,10 @@ class Levels(Part):
 
     cpu: threads waiting for a CPU (Sched.waiting) beyond those that a quota holds. quota: run
     queues throttled (cpu.stat, throttled time / time). steal: CPUs' worth taken by the hypervisor.
-    block: threads waiting for a device (off_cpu `disk`). uninterruptible: in state D for another
-    reason. tcp: connections that repair a loss, or have data and no window. memory, file, lock,
-    upstream: None unless the diagnosis says.
+    memory: reclaiming, or waiting for it (Process.waits_pct `reclaim`, `memory`). file: in fsync,
+    for a file or its lock. block: for a device. lock: for a futex that says it is contended.
+    tcp: connections that repair a loss, or have data and no window. uninterruptible: in state D
+    for a reason that is none of these. upstream: None unless the diagnosis says.
     pipe, state: of the verdict; None where there was none made.
     """
 
@@ -60,17 +64,34 @@ def levels(frame: Frame) -> Levels:
     """Those of a frame, from what it says itself. Without an interval nothing is known."""
     if frame.clock.interval_ns is None:
         return Levels()
-    off = frame.sched.off_cpu
     throttled = [g.throttled_pct for g in frame.cgroups if g.throttled_pct is not None]
     stolen = [c.steal_pct for c in frame.cpus if c.steal_pct is not None]
     quota = sum(throttled) / 100 if throttled else None
     waiting = frame.sched.waiting
-    return Levels(
+    found = Levels(
         cpu=None if waiting is None else _milli(max(0.0, waiting - (quota or 0.0))),
         quota=_milli(quota), steal=_milli(sum(stolen) / 100 if stolen else None),
-        block=_milli(off.get("disk") if off else None),
-        uninterruptible=_milli(off.get("uninterruptible") if off else None),
         tcp=None if frame.tcp is None else float(sum(map(_held_up, frame.tcp.connections))))
+    for pipe, value in _waits(frame).items():
+        setattr(found, pipe, _milli(value))
+    return found
+
+
+def _waits(frame: Frame) -> dict[str, float]:
+    """Pipes that threads off CPU waited for. Older recordings do not tell memory, file and lock."""
+    off = frame.sched.off_cpu
+    if not off:
+        return {}
+    stuck = off.get("uninterruptible", 0.0)
+    told = [p.waits_pct for p in frame.processes.rows if p.waits_pct is not None]
+    if not told:
+        return {"block": off.get("disk", 0.0), "uninterruptible": stuck}
+    by = dict.fromkeys(WAITS, 0.0)
+    for waits in told:
+        for name, value in waits.items():
+            by[name] = by.get(name, 0.0) + value / 100
+    found = {pipe: sum(by[name] for name in names) for pipe, names in _CLAIMS.items()}
+    return {**found, "uninterruptible": max(0.0, stuck - found["memory"] - found["file"])}
 
 
 def _milli(value: float | None) -> float | None:

@@ -33,6 +33,20 @@ def test_figures_of_a_frame() -> None:
     assert worst(found) == ("tcp", 3.0)
 
 
+def test_waits_of_processes_go_to_their_pipes() -> None:
+    frame = make_frame(9)
+    frame.sched.off_cpu = {"disk": 1.0, "uninterruptible": 2.0, "network": 4.0}
+    for row in frame.processes.rows:
+        row.waits_pct = {}
+    frame.processes.rows[0].waits_pct = {"disk": 80.0, "fsync": 100.0, "socket": 400.0}
+    frame.processes.rows[1].waits_pct = {"disk": 20.0, "memory": 30.0, "reclaim": 10.0,
+                                         "mutex": 250.0, "file_lock": 50.0, "new one": 3.0}
+    found = levels(frame)
+    assert (found.block, found.memory, found.file, found.lock) == (1.0, 0.4, 1.5, 2.5)
+    assert found.uninterruptible == 0.1
+    assert found.upstream is None
+
+
 def test_first_sample_and_bare_host_know_nothing() -> None:
     assert levels(make_frame(1)) == Levels()
     assert worst(levels(bare_frame(2))) is None
