@@ -7,9 +7,6 @@ one batch, and only when the terminal has taken the picture before. Keys never w
 from __future__ import annotations
 
 import contextlib
-import copy
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, cast
 
@@ -18,27 +15,32 @@ from textual.binding import Binding, BindingType
 from textual.command import CommandPalette
 from textual.containers import Container
 from textual.screen import Screen
-from textual.timer import Timer
 from textual.widget import Widget
 
 from ktop import format as fmt
-from ktop import terminal, theme
+from ktop import terminal
 from ktop.actions import ACTIONS, PAIRS, bindings
-from ktop.driver import CalmPalette, CalmScreen, TerminalApp
-from ktop.history import History
+from ktop.driver import CalmPalette, CalmScreen
 from ktop.launch import Session
-from ktop.model import Frame
 from ktop.panes import PANES, Pane
+from ktop.scope import HOST, Scope
 from ktop.screens.help import Help, KeyLine, help_page
-from ktop.sources import ENDED, LIVE, STARTING, LiveSource, Silence, Source
-from ktop.widgets.header import Banner, Cost, Header, Hint, Keys, Status, TabBar, interval_text
+from ktop.shell.scoping import Scoping
+from ktop.sources import ENDED, LiveSource, Source
+from ktop.widgets.header import (
+    Banner,
+    Crumbs,
+    Header,
+    Hint,
+    Keys,
+    Status,
+    TabBar,
+    interval_text,
+)
 from ktop.widgets.table import VirtualTable
 from ktop.wire import Control
 
 INTERVALS_NS = tuple(round(s * 1e9) for s in (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60))
-MESSAGE_S = 5.0
-RETRY_S = 0.1
-MIN_SIZE = (80, 24)
 # The table's own names for what the shell's keys do as well.
 SORTING = ("sort_step", "invert")
 KEY_NAMES = {"up": "Up", "down": "Down", "left": "Left", "right": "Right", "pageup": "PgUp",
@@ -53,7 +55,7 @@ class MainScreen(CalmScreen):
         Binding("shift+tab", "app.pane_step(-1)", show=False)]
 
 
-class KtopApp(TerminalApp):
+class KtopApp(Scoping):
     """ktop's screen."""
 
     TITLE = "ktop"
@@ -85,28 +87,12 @@ class KtopApp(TerminalApp):
         Binding("ctrl+c", "quit", show=False, priority=True)]
 
     def __init__(self, source: Callable[[], Source], interval_ns: int = 1_000_000_000,
-                 ascii_only: bool = False, panes: Sequence[type[Pane]] = PANES) -> None:
-        theme.use_ascii(ascii_only)
-        super().__init__(ascii_only)
-        self.theme = theme.THEME
+                 ascii_only: bool = False, panes: Sequence[type[Pane]] = PANES,
+                 scope: Scope = HOST) -> None:
+        super().__init__(interval_ns, ascii_only, panes)
         self._make_source = source
-        self.source: Source = Silence()
-        self.interval_ns = interval_ns
-        self.history = History()
-        self.frame: Frame | None = None  # the one on screen
-        self.newest: Frame | None = None
-        self.paused = False
-        self.panes = [make() for make in panes]
-        self.number = 1
+        self._first_scope = scope
         self._focus_of: dict[str, Widget | None] = {}
-        self._held: History | None = None  # the past as it was at the moment of the pause
-        self._built = False
-        self._tick_due = False
-        self._skipped = 0
-        self._held_up = False  # a tick had to wait for the terminal
-        self._own_cpu: float | None = None
-        self._cpu_mark = (time.monotonic(), time.process_time())
-        self._message_timer: Timer | None = None
 
     # -- building ------------------------------------------------------------------------------
 
@@ -118,6 +104,7 @@ class KtopApp(TerminalApp):
         """Lines around one body. Panes are built when they are first looked at."""
         yield Header()
         yield TabBar([pane.title for pane in self.panes])
+        yield Crumbs()
         yield Banner()
         yield Container(id="panes")
         yield Status()
@@ -127,15 +114,16 @@ class KtopApp(TerminalApp):
         """Show the first pane and begin to listen."""
         self.header, self.tabs = self.query_one(Header), self.query_one(TabBar)
         self.banner, self.status = self.query_one(Banner), self.query_one(Status)
-        self.keys = self.query_one(Keys)
+        self.keys, self.crumbs = self.query_one(Keys), self.query_one(Crumbs)
         self._built = True
         await self._show_pane(1)
         self.app_resume_signal.subscribe(self, self._resumed)
-        self.screen.bindings_updated_signal.subscribe(self, self._keys_changed)
+        self.screen.bindings_updated_signal.subscribe(self, self.keys_changed)
+        self.set_scope(self._first_scope)
         self.source = self._make_source()
-        self.source.start(self._arrived, self._source_changed)
-        self.source.ask(Control(watch=[self.pane.layer]))
-        self._source_changed()
+        self.source.start(self.arrived, self.source_changed)
+        self.want_probes()
+        self.source_changed()
 
     def on_unmount(self) -> None:
         """The collector sees the end of its stream."""
@@ -145,129 +133,7 @@ class KtopApp(TerminalApp):
         """As the table has it."""
         return binding.key_display or super().get_key_display(binding)
 
-    @property
-    def pane(self) -> Pane:
-        """The one in view."""
-        return self.panes[self.number - 1]
-
-    # -- frames --------------------------------------------------------------------------------
-
-    def _arrived(self, frames: list[Frame]) -> None:
-        """From the source: all of them into the history, the newest to the screen, soon."""
-        for frame in frames:
-            self.history.add(frame)
-        self._skipped += len(frames) - (not self._tick_due)
-        self.newest = frames[-1]
-        if not self._tick_due:
-            self._tick_due = True
-            self.call_next(self._tick)
-
-    def _tick(self) -> None:
-        """Show what is newest, unless the terminal still has the last picture to swallow."""
-        if self.return_code is not None:  # on the way out: the panes are being taken apart
-            return
-        if self.terminal_busy:
-            self._held_up = True
-            self.set_timer(RETRY_S, self._tick)
-            return
-        self._tick_due = False
-        self._measure()
-        with self.batch_update():
-            if not self.paused:
-                self.frame = self.newest
-            self._show_frame(self.frame if not self.paused else None)
-
-    def _measure(self) -> None:
-        """Our own share of a CPU since the last tick."""
-        now, used = time.monotonic(), time.process_time()
-        before, used_before = self._cpu_mark
-        if now - before >= 0.05:
-            self._own_cpu = 100 * (used - used_before) / (now - before)
-            self._cpu_mark = (now, used)
-
-    def _show_frame(self, frame: Frame | None) -> None:
-        """The frame to the pane in view and what it says about itself to the lines around it."""
-        self._show_lines()
-        if frame is None:
-            return
-        self.pane.show(frame, self._held or self.history)
-        if self._skipped and self._held_up and self.source.state == LIVE:
-            lost = "1 sample" if self._skipped == 1 else f"{self._skipped} samples"
-            self.say(f"link slow: {lost} not drawn", "warn")
-        self._skipped, self._held_up = 0, False
-
-    @property
-    def state_word(self) -> str:
-        """LIVE, PAUSED, STARTING or DEAD."""
-        if self.paused and self.source.state != ENDED:
-            return "PAUSED"
-        return self.source.state
-
-    def cost(self) -> Cost:
-        """What ktop takes, from the newest sample and our own clock."""
-        if self.newest is None:
-            return Cost(self._own_cpu)
-        health = self.newest.health
-        parts = [p for p in (self._own_cpu, health.collector_cpu_pct) if p is not None]
-        return Cost(sum(parts) if parts else None, health.probes_cpu_pct,
-                    health.probes_estimated, health.lost_total)
-
-    def _show_lines(self) -> None:
-        """Everything around the pane but the keys."""
-        self._say_standing()
-        cost = self.cost()
-        self.header.set(self.frame or self.newest, cost, self.state_word, self.interval_ns)
-        self.status.show_cost(cost)
-        if self.source.state == ENDED:
-            self.banner.say(f"The collector has ended ({self.source.reason}). "
-                            "The last picture stays; r starts a new one.", "bad", "strong")
-        else:
-            self.banner.say((self.newest.health.banner if self.newest else None) or "")
-
-    def _source_changed(self) -> None:
-        if self._built:
-            if self.source.state != ENDED:
-                self._message_over()  # about the source that was
-            self._show_lines()
-            self._keys_changed()
-
-    # -- messages ------------------------------------------------------------------------------
-
-    def say(self, text: str, style: str = "normal") -> None:
-        """A line for the user; after a while it gives way to what always holds."""
-        if self._message_timer is not None:
-            self._message_timer.stop()
-        self._message_timer = self.set_timer(MESSAGE_S, self._message_over)
-        self.status.say(text, style)
-
-    def _message_over(self) -> None:
-        if self._message_timer is not None:
-            self._message_timer.stop()
-            self._message_timer = None
-        self._say_standing()
-
-    def _say_standing(self) -> None:
-        """What the status line says while there is nothing to report."""
-        if self._message_timer is not None:
-            return
-        columns, lines = self.size
-        text = ""
-        if self.source.state == STARTING:
-            text = "starting: waiting for the first sample"
-        elif self.paused:
-            text = "paused (samples go on), Space resumes"
-        elif columns < MIN_SIZE[0] or lines < MIN_SIZE[1]:
-            text = f"{columns}x{lines}: ktop needs 80x24 to show everything"
-        elif self.frame is not None and self.frame.clock.interval_ns is None:
-            text = "first sample, no rates yet"
-        self.status.say(text, "dim")
-
-    def on_resize(self) -> None:
-        """Other room for the lines around the pane."""
-        if self._built:
-            self.call_after_refresh(self._show_lines)
-
-    def _keys_changed(self, _screen: object = None) -> None:
+    def keys_changed(self, _screen: Any = None) -> None:
         """The footer: keys of what has the focus, then ours."""
         if not self._built or len(self.screen_stack) != 1:
             return
@@ -275,9 +141,11 @@ class KtopApp(TerminalApp):
         if self.source.state == ENDED:
             hints.insert(0, Hint("r", "Restart collector", 0))
         hints += [Hint(shown, label, 20 + rank) for shown, label, rank in PAIRS]
-        hints += [Hint(action.shown.split()[0], "Resume" if action.name == "pause" and self.paused
-                       else action.label, action.footer + 15 * (action.footer > 3))
-                  for action in sorted(ACTIONS, key=lambda action: -action.footer) if action.footer]
+        for action in sorted(ACTIONS, key=lambda action: -action.footer):
+            if action.footer:
+                resume = action.name == "pause" and not self.following
+                hints.append(Hint(action.shown.split()[0], "Resume" if resume else action.label,
+                                  action.footer + 15 * (action.footer > 3)))
         self.keys.set(hints)
 
     def _local_keys(self) -> list[KeyLine]:
@@ -300,12 +168,12 @@ class KtopApp(TerminalApp):
         if not pane.is_attached:
             await self.query_one("#panes").mount(pane)
         pane.display = True
-        self.source.ask(Control(watch=[pane.layer]))
+        self.want_probes()
         self.tabs.set(number)
         if self.frame is not None:
-            pane.show(self.frame, self._held or self.history)
+            pane.show(self.frame, self.lens.history)
         self._focus(pane)
-        self._keys_changed()
+        self.keys_changed()
 
     def _focus(self, pane: Pane) -> None:
         """Where it was when the pane was last in view, else where the pane wants it."""
@@ -336,15 +204,14 @@ class KtopApp(TerminalApp):
     # -- actions -------------------------------------------------------------------------------
 
     def action_pause(self) -> None:
-        """Hold the picture still; samples go on coming in."""
-        self.paused = not self.paused
-        self._held = _still(self.history) if self.paused else None
-        if not self.paused:
-            self.frame, self._skipped = self.newest, 0
+        """Hold the picture still, for as long as one likes to walk about in it; samples go on."""
+        if self.following:
+            self.following = False
+            self.show_again()
+        else:
+            self.go(None)
         self._message_over()
-        with self.batch_update():
-            self._show_frame(self.frame if not self.paused else None)
-        self._keys_changed()
+        self.keys_changed()
 
     def action_interval(self, step: int) -> None:
         """The next longer or shorter interval."""
@@ -442,15 +309,6 @@ class KtopApp(TerminalApp):
         self.redraw()
 
 
-def _still(history: History) -> History:
-    """The history as it is now, for a picture that stays while the real one goes on."""
-    held = copy.copy(history)
-    for name, value in vars(history).items():
-        if isinstance(value, deque):
-            setattr(held, name, value.copy())
-    return held
-
-
 def preload() -> None:
     """Import what Textual would only import when it needs it, for a user who could not then."""
     import importlib
@@ -458,8 +316,10 @@ def preload() -> None:
 
     import textual.widgets
 
-    names = [f"textual.widgets.{module.name}" for module in
-             pkgutil.iter_modules(textual.widgets.__path__)]
+    import ktop.screens
+
+    names = [f"{package.__name__}.{module.name}" for package in (textual.widgets, ktop.screens)
+             for module in pkgutil.iter_modules(package.__path__)]
     for name in (*names, "textual.system_commands", "rich.traceback", "encodings.idna"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -12,19 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ktop import hist
-from ktop.history_feeds import Fed, Feed
-from ktop.history_files import FileFeeds, file_hists
-from ktop.model import Block, Frame, Hist, ProcessEvent
+from ktop.history_feeds import Fed, Feeds
+from ktop.model import Block, Files, Frame, Hist, ProcessEvent
 from ktop.model_block import SlowIo
-from ktop.model_tcp import TcpEvent
+from ktop.scope import Members
 
 SECOND = 1_000_000_000
 SPAN_NS = 600 * SECOND
 EVENTS = 5_000
-TCP_EVENTS = 3_000
 BLOCK_HISTS = 6  # histograms of the busiest (device, operation) pairs kept of a tick
-SLOW_IOS = 2_000
-ARGS = 512  # characters of a command line remembered for its exit
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,9 @@ class Tick:
 
     busy_pct: per CPU, 100 - idle - iowait. block: device time by (device, operation), of the
     BLOCK_HISTS busiest pairs. files: latency by operation on files.
-    rtt: round trips of established connections. Units and None as in the model.
+    rtt: round trips of established connections. states: mean number of threads `cpu` (running),
+    `runq` (waiting for a CPU) and off CPU by reason (model.OFF_CPU); they sum to all threads.
+    mark: where the feeds stood. Units and None as in the model.
     """
 
     at_ns: int
@@ -52,6 +50,26 @@ class Tick:
     block: dict[tuple[str, str], Hist] | None = None
     files: dict[str, Hist] | None = None
     rtt: Hist | None = None
+    states: dict[str, float] | None = None
+    mark: tuple[int, ...] = ()
+
+
+def _file_hists(files: Files | None) -> dict[str, Hist] | None:
+    """Latency of file operations; none while nobody looks."""
+    if files is None or files.host is None or files.host.reads_per_s is None:
+        return None
+    return {"read": files.host.read or Hist({}), "write": files.host.write or Hist({}),
+            "fsync": files.host.fsync or Hist({})}
+
+
+def _states(frame: Frame) -> dict[str, float] | None:
+    """Mean number of threads by what they did in the interval."""
+    off = frame.sched.off_cpu
+    if off is None or frame.clock.interval_ns is None:
+        return None
+    cpu = sum(p.cpu_pct or 0.0 for p in frame.processes.rows) / 100.0
+    runq = sum(p.runq_wait_pct or 0.0 for p in frame.processes.rows) / 100.0
+    return {"cpu": cpu, "runq": runq, **off}
 
 
 def _block_hists(block: Block | None) -> dict[tuple[str, str], Hist] | None:
@@ -69,27 +87,19 @@ def _busy(idle: float | None, iowait: float | None) -> float | None:
 
 
 class History:
-    """The last `span_ns` of ticks and the last `events` events. The app feeds it every frame."""
+    """The last `span_ns` of ticks and the last events of each kind. Fed every frame."""
 
     def __init__(self, span_ns: int = SPAN_NS, events: int = EVENTS) -> None:
         self.span_ns = span_ns
         self.ticks: deque[Tick] = deque()
-        self._events: Feed[ProcessEvent] = Feed(events)
-        self.slow: Feed[SlowIo] = Feed(SLOW_IOS)
-        self.files = FileFeeds()
-        self.tcp: Feed[TcpEvent] = Feed(TCP_EVENTS)
-        self._args: dict[int, str] = {}  # of running processes, by pid
+        self.feeds = Feeds(events)
         self._monotonic_ns: int | None = None
         self._suspended_ns = 0
 
     def clear(self) -> None:
         """Forget everything: another host, or a jump in a recording."""
         self.ticks.clear()
-        self._events.clear()
-        self.slow.clear()
-        self.files.clear()
-        self.tcp.clear()
-        self._args.clear()
+        self.feeds.clear()
         self._monotonic_ns = None
         self._suspended_ns = 0
 
@@ -105,6 +115,7 @@ class History:
         # a step of the clock looks like a suspend when it goes forward, and like nothing backward
         self._suspended_ns += max(0, clock.gap_ns)
         at_ns = clock.monotonic_ns + self._suspended_ns
+        self.feeds.add(frame)
         sched, processes = frame.sched, frame.processes
         self.ticks.append(Tick(
             at_ns, clock.wall_ns, clock.interval_ns, sched.runq, sched.waiting,
@@ -112,27 +123,26 @@ class History:
             processes.execs_per_s, processes.exits_per_s, len(processes.rows),
             {c.cpu: _busy(c.idle_pct, c.iowait_pct) for c in frame.cpus},
             {c.cpu: c.runq_len for c in frame.cpus}, _block_hists(frame.block),
-            file_hists(frame.files), frame.tcp.rtt if frame.tcp else None))
+            _file_hists(frame.files), frame.tcp.rtt if frame.tcp else None, _states(frame),
+            self.feeds.mark()))
         while self.ticks[0].at_ns < at_ns - self.span_ns:
             self.ticks.popleft()
-        for event in processes.events:
-            self._events.put(event, self._arguments(event))
-        self._events.cut += processes.events_cut
-        self.files.add(frame.files)
-        if frame.tcp is not None:
-            self.tcp.add(frame.tcp.events, frame.tcp.events_cut)
-        if frame.block is not None:
-            self.slow.add(frame.block.slow)
 
-    def _arguments(self, event: ProcessEvent) -> str | None:
-        """An exit knows its command's name only: the command line is from its execution."""
-        if event.kind == "exit":
-            return self._args.pop(event.pid, None) if event.args is None else event.args
-        if event.kind == "exec" and event.args is not None:
-            self._args[event.pid] = event.args[:ARGS]
-            if len(self._args) > EVENTS:
-                del self._args[next(iter(self._args))]
-        return event.args
+    def until(self, wall_ns: int) -> History:
+        """The past as it was at the last tick at or before a time of day: a view that is cheap."""
+        past = History(self.span_ns)
+        ticks = [tick for tick in self.ticks if tick.wall_ns <= wall_ns]
+        past.ticks = deque(ticks)
+        if ticks:
+            past.feeds = self.feeds.until(ticks[-1].mark)
+            past._monotonic_ns = ticks[-1].at_ns
+        return past
+
+    def narrowed(self, members: Members) -> History:
+        """The beginning of a scope's own past: its events, and no ticks yet."""
+        past = History(self.span_ns)
+        past.feeds = self.feeds.narrowed(members)
+        return past
 
     @property
     def newest(self) -> Tick | None:
@@ -141,16 +151,16 @@ class History:
 
     def events(self) -> list[Fed[ProcessEvent]]:
         """Executions and exits, newest first."""
-        return self._events.newest_first()
+        return self.feeds.processes.newest_first()
 
     @property
     def events_cut(self) -> int:
         """Executions and exits that happened and were not in their frame."""
-        return self._events.cut
+        return self.feeds.processes.cut
 
     def slow_ios(self) -> list[Fed[SlowIo]]:
         """Slow block requests, newest first."""
-        return self.slow.newest_first()
+        return self.feeds.slow_io.newest_first()
 
     def runq_columns(self, columns: int, span_ns: int) -> list[Hist | None]:
         """Run queue latency over the last `span_ns`, oldest first, in `columns` equal parts."""

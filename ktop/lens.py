@@ -1,10 +1,22 @@
-"""The past by position, and the eye that looks at it through a scope."""
+"""The past by position, and the lens that looks at it through a scope.
+
+A lens holds the frame in view, narrowed to its scope, and the History that leads up to it. Moving
+to another position, or looking through another scope, shows the frame at once; what of its past is
+not known yet is made up for in slices (`work`), so that no key ever waits for it.
+"""
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple, Protocol
 
+from ktop.folds import WINDOW_NS, Folds
+from ktop.history import SECOND, History
 from ktop.model import Frame
+from ktop.narrow import narrow
+from ktop.scope import Roster, Scope
+
+BACK_NS = 300 * SECOND  # how much of the past is made up for: what the charts show
 
 
 class Moment(NamedTuple):
@@ -38,3 +50,148 @@ class Track(Protocol):
 
     def find(self, wall_ns: int) -> int:
         """The last position at or before a time of day; `first` when all are later."""
+
+
+class NoTrack:
+    """A track without frames."""
+
+    first = end = 0
+
+    def frame(self, at: int) -> Frame:
+        """There is none."""
+        raise LookupError(at)
+
+    def moment(self, at: int) -> Moment:
+        """There is none."""
+        raise LookupError(at)
+
+    def find(self, wall_ns: int) -> int:
+        """Nothing to find."""
+        return 0
+
+
+class _Past:
+    """A History and the position up to which it is filled, in order."""
+
+    def __init__(self, scope: Scope, filled: int) -> None:
+        self.history = History()
+        self.filled = filled
+        self.roster = Roster(scope)
+        self.scope = scope
+
+    def seen(self, whole: Frame) -> Frame:
+        """A frame as the scope sees it."""
+        return narrow(whole, self.roster.members(whole)) if self.scope else whole
+
+    def add(self, whole: Frame) -> Frame:
+        """The next frame."""
+        frame = self.seen(whole)
+        self.history.add(frame)
+        self.filled += 1
+        return frame
+
+    def covers(self, begin: int, begin_wall_ns: int) -> bool:
+        """Whether everything from a position on is there, or can be had by going on."""
+        ticks = self.history.ticks
+        return (self.filled >= begin - 1 and bool(ticks)
+                and ticks[0].wall_ns <= begin_wall_ns + SECOND)
+
+
+class Lens:
+    """What is in view: `whole` as it was taken, `frame` as the scope sees it, and its past.
+
+    before: the host's past, for the events that the scope's own begins with.
+    """
+
+    def __init__(self, track: Track, scope: Scope, before: History | None = None) -> None:
+        self.track = track
+        self.scope = scope
+        self.whole: Frame | None = None
+        self.frame: Frame | None = None
+        self.at = -1  # position of `whole`
+        self._before = before
+        self._past = _Past(scope, -1)
+        self._next: _Past | None = None  # a fuller past, being made
+
+    def take(self, whole: Frame, at: int) -> None:
+        """The first frame, or the next one."""
+        if self.at < 0:
+            self._begin(whole, at)
+        self.whole, self.at = whole, at
+        if self._past.filled == at - 1:
+            self.frame = self._fold(self._past.add(whole))
+        else:
+            self._aim(at)
+            self.frame = self._fold(self._past.seen(whole))
+
+    def seek(self, at: int) -> None:
+        """The frame at another position. Raises what the track raises."""
+        whole = self.track.frame(at)
+        self.whole, self.at = whole, at
+        self._aim(at)
+        self.frame = self._fold(self._past.seen(whole))
+
+    def _begin(self, whole: Frame, at: int) -> None:
+        """A scope's events are there at once, its ticks in slices."""
+        self._past.filled = at - 1
+        if self.scope and self._before is not None:
+            self._past.history = self._before.narrowed(self._past.roster.members(whole))
+        if self.track.first < at < self.track.end:
+            self._next = _Past(self.scope, self._begin_of(at) - 1)
+
+    def _aim(self, at: int) -> None:
+        """The past is to lead up to this position."""
+        begin = self._begin_of(at)
+        wall = self.track.moment(begin).wall_ns
+        if self._past.covers(begin, wall):
+            self._next = None
+        elif self._next is None or not self._next.covers(begin, wall):
+            self._next = _Past(self.scope, begin - 1)
+
+    def _begin_of(self, at: int) -> int:
+        """Where the past of a position begins that its charts show."""
+        return max(self.track.first, self.track.find(self.track.moment(at).wall_ns - BACK_NS))
+
+    def _fold(self, frame: Frame) -> Frame:
+        """Folds are kept by control group: those of processes are counted from their events."""
+        if self.scope and (self.scope.pid is not None or self.scope.comm is not None):
+            history = self.history
+            now = frame.clock.wall_ns
+            start = history.ticks[0].wall_ns if history.ticks else now
+            folds = Folds(start)
+            for fed in reversed(history.events()):
+                if fed.event.time_ns > now - WINDOW_NS:
+                    folds.add(fed.event, fed.event.time_ns)
+            frame.processes.folds = folds.rows(now)
+        return frame
+
+    @property
+    def behind(self) -> bool:
+        """Whether some of the past is still to be made up for."""
+        return self._next is not None or self._past.filled < self.at
+
+    def work(self, budget_s: float) -> bool:
+        """Make up for some of the past. True while there is more to do."""
+        into = self._next or self._past
+        deadline = time.monotonic() + budget_s
+        while into.filled < self.at:
+            try:
+                into.add(self.track.frame(into.filled + 1))
+            except LookupError:
+                into.filled += 1  # forgotten or damaged: a gap
+            if time.monotonic() >= deadline:
+                return into.filled < self.at or self._done()
+        return self._done()
+
+    def _done(self) -> bool:
+        if self._next is not None:
+            self._past, self._next = self._next, None
+        return False
+
+    @property
+    def history(self) -> History:
+        """The past that leads up to the frame in view."""
+        past = self._past
+        if self.whole is not None and self.at < past.filled:
+            return past.history.until(self.whole.clock.wall_ns)
+        return past.history

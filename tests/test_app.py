@@ -171,13 +171,15 @@ async def test_pause_holds_the_picture_and_its_past() -> None:
         body = s.lines[2:-2]
         await s.play(make_frame(20, processes=7))
         assert s.lines[2:-2] == body
-        assert len(s.app.history.ticks) == ticks + 1
+        assert len(s.app.history.ticks) == ticks
+        assert s.app.track.frame(s.app.track.end - 1).seq == 20  # remembered behind the picture
         await s.press("5", "1")  # looking around shows the same moment
         assert s.app.frame is not None
         assert s.app.frame.seq == 3
         await s.press("space")
         assert s.app.frame is not None
         assert s.app.frame.seq == 20
+        assert len(s.app.history.ticks) == ticks + 1
         assert "LIVE" in s.lines[0]
 
 

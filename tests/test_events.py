@@ -9,6 +9,7 @@ import pytest
 from ktop.bpf.layout import EVENT_STRUCT
 from ktop.collect import events
 from ktop.collect.records import EventRecord
+from ktop.folds import MAX_FOLDS, Folds
 from ktop.model import EVENTS_PER_FRAME, ProcessEvent
 
 SECOND = 1_000_000_000
@@ -51,7 +52,7 @@ def event(kind: str, comm: str = "kid", **fields: Any) -> ProcessEvent:
 
 
 def test_a_health_check_is_one_line_with_its_rate() -> None:
-    folds = events.Folds(0)
+    folds = Folds(0)
     for tick in range(1, 61):
         now = tick * SECOND
         for _ in range(3):
@@ -64,7 +65,7 @@ def test_a_health_check_is_one_line_with_its_rate() -> None:
 
 
 def test_the_minute_slides_and_the_first_is_scaled() -> None:
-    folds = events.Folds(0)
+    folds = Folds(0)
     folds.add(event("exec"), 10 * SECOND)
     assert folds.rows(10 * SECOND)[0].execs_per_min == pytest.approx(6)
     assert folds.rows(69 * SECOND)[0].execs == 1
@@ -72,11 +73,11 @@ def test_the_minute_slides_and_the_first_is_scaled() -> None:
 
 
 def test_keys_are_bounded_least_recent_first() -> None:
-    folds = events.Folds(0)
-    for i in range(events.MAX_FOLDS + 10):
+    folds = Folds(0)
+    for i in range(MAX_FOLDS + 10):
         folds.add(event("exec", comm=f"c{i}"), SECOND)
     names = {f.comm for f in folds.rows(SECOND)}
-    assert len(names) == events.MAX_FOLDS and "c0" not in names and f"c{events.MAX_FOLDS}" in names
+    assert len(names) == MAX_FOLDS and "c0" not in names and f"c{MAX_FOLDS}" in names
 
 
 def test_the_feed_is_bounded_and_says_so() -> None:

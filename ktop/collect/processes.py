@@ -14,6 +14,7 @@ from ktop.collect import events
 from ktop.collect.host import Clocks
 from ktop.collect.proc import ProcfsLayer
 from ktop.collect.tasks import TaskTable
+from ktop.folds import Folds
 from ktop.model import Process, Processes, ProcessEvent
 from ktop.text import arguments
 
@@ -49,7 +50,7 @@ class ProcessesLayer:
         self._life: Engine | None = None
         self._ring: RingBuffer | None = None
         self._pending: list[ProcessEvent] = []
-        self._folds: events.Folds | None = None
+        self._folds: Folds | None = None
         self._counters: tuple[int, dict[str, int]] = (0, {})  # when read, and what
         self._counters_ns, self._counts = 0, dict[str, int]()
         self._read_ns, self._data = 0, b""
@@ -93,7 +94,7 @@ class ProcessesLayer:
         else:
             self._procfs.update()
         if self._folds is None:
-            self._folds = events.Folds(now)
+            self._folds = Folds(now)
         for event in found:
             self._folds.add(event, now)
         self._arguments(found)

@@ -34,6 +34,7 @@ class Pane(Widget, can_focus=True):
     title: ClassVar[str] = ""
     key: ClassVar[str] = ""
     layer: ClassVar[str] = ""
+    grouped = False  # tables are folded by control group
     DEFAULT_CSS = """
     Pane { width: 1fr; height: 1fr; layout: vertical; }
     """
@@ -49,6 +50,10 @@ class Pane(Widget, can_focus=True):
     def tables(self) -> list[VirtualTable]:
         """The tables that are in view, the main one first: what sort and find work on."""
         return [table for table in self.query(VirtualTable) if in_view(table, self)]
+
+    def groupable(self) -> bool:
+        """Whether a table in view can be folded by control group."""
+        return False
 
     def focus_main(self) -> None:
         """Put the keyboard focus where this pane wants it."""

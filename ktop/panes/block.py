@@ -272,7 +272,8 @@ class BlockPane(SlowPane):
         if block.slow_cut:
             note = f"{fmt.grouped(block.slow_cut)} more in this tick  {note}"
         live = block.unowned_per_s is not None or any(d.ops for d in block.devices)
-        self._feed("slow", self._history.slow, "none so far" if live else self._why("none"), note)
+        self._feed("slow", self._history.feeds.slow_io,
+                   "none so far" if live else self._why("none"), note)
 
     def _take(self, section: str, rows: int) -> None:
         """Tables above a chart take what they need: rows, the rule and the header."""

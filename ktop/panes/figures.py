@@ -16,6 +16,10 @@ SLOW_NS, BAD_NS = 10e6, 100e6  # a wait that somebody notices, and one that hurt
 NEVER = 1e18  # no value is alarming
 
 Get = Callable[[Any], Any]
+# what the filter needs to know of a figure (ktop.widgets.columns.Column.kind)
+KINDS: dict[Callable[[Any], str], str] = {
+    fmt.duration: "ns", fmt.age: "ns", fmt.size: "bytes", fmt.size_rate: "bytes",
+    **dict.fromkeys((fmt.pct, fmt.rate, fmt.count, fmt.grouped, fmt.number), "number")}
 
 
 def percentile(h: Hist | None, pct: float) -> float | None:
@@ -35,7 +39,8 @@ def figure(key: str, title: str, width: int, write: Callable[[Any], str], get: s
     """
     value = attrgetter(get) if isinstance(get, str) else get
     return Column(key, title, width, lambda row: write(value(row)), sort=value,
-                  style=lambda row: theme.load(value(row), *load), help=text)
+                  style=lambda row: theme.load(value(row), *load), help=text,
+                  kind=KINDS.get(write, ""))
 
 
 def latency(key: str, title: str, get: Get, text: str) -> Column:

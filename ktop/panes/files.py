@@ -167,7 +167,7 @@ class FilesPane(SlowPane):
         note = f"{limit} and more, change: ( )   {fmt.count(files.slow_total)} in all"
         if files.slow_cut:
             note += f", {fmt.count(files.slow_cut)} not shown"
-        self._feed("slow", self._history.files.slow, self._none(
+        self._feed("slow", self._history.feeds.slow_ops, self._none(
             frame, files, f"no read, write or fsync took {limit} while somebody looked"), note)
 
     def _show_folds(self, frame: Frame, files: Files) -> None:
@@ -176,7 +176,7 @@ class FilesPane(SlowPane):
 
     def _show_opens(self, frame: Frame, files: Files) -> None:
         note = f"{fmt.count(files.opens_cut)} only counted above" if files.opens_cut else ""
-        self._feed("opens", self._history.files.opens,
+        self._feed("opens", self._history.feeds.opens,
                    self._none(frame, files, "nothing was opened"), note)
 
     def _show_fds(self, frame: Frame, files: Files) -> None:
@@ -213,7 +213,7 @@ class FilesPane(SlowPane):
 
     def _show_mounts(self, frame: Frame, files: Files) -> None:
         note = "" if files.watched else "from mountinfo only: by whom is not known"
-        self._feed("mounts", self._history.files.mounts, "none since ktop runs", note)
+        self._feed("mounts", self._history.feeds.mounts, "none since ktop runs", note)
 
     # -- charts --------------------------------------------------------------------------------
 

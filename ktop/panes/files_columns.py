@@ -176,6 +176,10 @@ def _of(get: Callable[[Any], str]) -> Callable[[Fed[Any]], str]:
     return lambda fed: get(fed.event)
 
 
+def _value(get: Callable[[Any], Any]) -> Callable[[Fed[Any]], Any]:
+    return lambda fed: get(fed.event)
+
+
 def _feed_time() -> Column:
     return Column("time", "TIME", 8, _of(lambda e: fmt.clock_time(e.time_ns)), "left",
                   style=lambda _: "dim", help="time of day")
@@ -199,14 +203,16 @@ def slow_columns(names: Names) -> list[Column]:
 
     return [
         _feed_time(),
-        Column("latency", "TOOK", 6, _of(lambda e: fmt.duration(e.latency_ns)),
+        Column("latency", "TOOK", 6, _of(lambda e: fmt.duration(e.latency_ns)), kind="ns",
+               value=_value(lambda e: e.latency_ns),
                style=_of(lambda e: latency_style(e.latency_ns)),
                help="from entry to exit of the call"),
         Column("op", "CALL", 9, _of(lambda e: e.op), "left", help="the system call"),
         command, pid,
         Column("bytes", "BYTES", 6, _of(lambda e: fmt.size(e.bytes) if e.error is None
                                         else e.error), style=_of(
-            lambda e: "bad" if e.error else "normal"), help="bytes moved, or the error"),
+            lambda e: "bad" if e.error else "normal"), value=_value(
+            lambda e: None if e.error else e.bytes), help="bytes moved, or the error"),
         cgroup,
         Column("fs", "FS", 8, _of(lambda e: e.fstype or "-"), "left", style=lambda _: "dim",
                help="filesystem type"),

@@ -53,12 +53,13 @@ def _load(field: str, warn: float, bad: float, quiet: float = 0.05) -> Callable[
 
 def _percent(key: str, title: str, field: str, warn: float, bad: float, text: str) -> Column:
     return Column(key, title, 5, _shown(field, fmt.pct),
-                  sort=_rounded(field), style=_load(field, warn, bad), help=text)
+                  sort=_rounded(field), style=_load(field, warn, bad), help=text, kind="number")
 
 
 def _rate(key: str, title: str, field: str, text: str, warn: float = 1e12) -> Column:
     return Column(key, title, 6, _shown(field, fmt.rate),
-                  sort=_coarse(field), style=_load(field, warn, 1e12), help=text)
+                  sort=_coarse(field), style=_load(field, warn, 1e12), help=text, kind="number",
+                  value=_figure(field))
 
 
 def _cpu_style(row: Row) -> str:
@@ -91,13 +92,13 @@ def _time_columns() -> list[Column]:
     """Where its time goes."""
     return [
         Column("cpu", "CPU%", 5, lambda r: fmt.pct(r.cpu_pct), sort=_rounded("cpu_pct"),
-               style=_cpu_style,
+               style=_cpu_style, kind="number",
                help="CPU time, % of one CPU (sum_exec_runtime); many threads can exceed 100"),
         _percent("runq", "RQW%", "runq_wait_pct", 5, 20,
                  "time runnable but waiting for a CPU, % of one thread's wall time "
                  "(sched_info.run_delay)"),
         Column("blocked", "BLK%", 5, lambda r: fmt.pct(r.blocked_pct),
-               sort=_rounded("blocked_pct"), style=_blocked_style,
+               sort=_rounded("blocked_pct"), style=_blocked_style, kind="number",
                help="time off CPU not by choice, % of one thread's wall time, all threads "
                     "together: disk, uninterruptible, io, network, lock"),
         Column("why", "WHY", 10, _why, "left",
@@ -130,21 +131,25 @@ def process_columns(names: Names, command: Callable[[Row], str]) -> list[Column]
         *_time_columns(),
         Column("rss", "RSS", 5, _shown("rss_bytes", fmt.size),
                sort=_figure("rss_bytes"), style=_load("rss_bytes", 1e18, 1e18),
+               kind="bytes",
                help="resident memory, bytes by 1024 (the kernel's own approximation)"),
         _rate("vcsw", "VCSW/s", "voluntary_per_s", "voluntary context switches a second"),
         _rate("icsw", "ICSW/s", "involuntary_per_s", "involuntary ones: it wanted to go on"),
         Column("threads", "THR", 5, _shown("threads", fmt.count),
-               sort=_figure("threads"), style=_load("threads", 1e9, 1e9, quiet=2), help="threads"),
+               sort=_figure("threads"), style=_load("threads", 1e9, 1e9, quiet=2), help="threads",
+               kind="number"),
         Column("read", "RD/s", 5, _shown("read_bytes_per_s", fmt.size),
                sort=_figure("read_bytes_per_s"), style=_load("read_bytes_per_s", 1e18, 1e18),
+               kind="bytes",
                help="bytes read from block devices a second (task_io_accounting)"),
         Column("write", "WR/s", 5, _shown("write_bytes_per_s", fmt.size),
                sort=_figure("write_bytes_per_s"), style=_load("write_bytes_per_s", 1e18, 1e18),
+               kind="bytes",
                help="bytes to be written to block devices a second"),
         _rate("majf", "MAJF/s", "major_faults_per_s",
               "page faults a second that had to read from disk", warn=10),
         Column("age", "AGE", 6, lambda r: "" if isinstance(r, Thread) else fmt.age(age(r)),
-               sort=age,
+               sort=age, kind="ns",
                style=lambda _: "dim", help="time since it was forked"),
         Column("cgroup", "CGROUP", 16, cgroup, "left", sort=lambda r: cgroup(r) or None,
                help="container, pod or unit"),
@@ -190,7 +195,8 @@ def feed_columns(names: Names) -> list[Column]:
         Column("pid", "PID", 7, lambda f: str(f.event.pid), style=quiet, help="process id"),
         Column("parent", "PARENT", 10, lambda f: f.event.parent_comm or "-", "left", style=quiet,
                help="command of the parent"),
-        Column("life", "LIFE", 6, lambda f: fmt.duration(f.event.lifetime_ns),
+        Column("life", "LIFE", 6, lambda f: fmt.duration(f.event.lifetime_ns), kind="ns",
+               value=lambda f: f.event.lifetime_ns,
                style=lambda _: "dim", help="time from fork to exit"),
         Column("ppid", "PPID", 7, lambda f: str(f.event.ppid), style=quiet,
                help="process id of the parent"),
@@ -199,6 +205,7 @@ def feed_columns(names: Names) -> list[Column]:
         Column("cgroup", "CGROUP", 16, lambda f: names.cgroup(f.event.cgroup), "left",
                style=quiet, help="container, pod or unit"),
         Column("cpu", "CPU", 6, lambda f: fmt.duration(f.event.cpu_ns), style=lambda _: "dim",
+               kind="ns", value=lambda f: f.event.cpu_ns,
                help="CPU time of its whole life"),
         Column("command", "COMMAND", 20, lambda f: _event_command(f.event, f.args), "left",
                style=quiet, min_width=16, help="command line, with what did not fit"),

@@ -175,7 +175,7 @@ class TcpPane(ViewPane):
         self._fill("peers", layer.peers, why_missing(frame, "tcp_state", "no peers"), note)
 
     def _show_feed(self, frame: Frame, layer: Tcp) -> None:
-        feed = self._history.tcp
+        feed = self._history.feeds.tcp
         note = f"{self.feed}: e changes"
         if feed.cut:
             note = f"{fmt.grouped(feed.cut)} beyond the feed, {note}"

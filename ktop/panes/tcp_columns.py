@@ -78,7 +78,7 @@ def _time(key: str, title: str, get: Callable[[Any], float | None], text: str,
 
 def _retrans_pct() -> Column:
     return Column("retrans_pct", "RTR%", 5, lambda r: fmt.pct(r.retrans_pct),
-                  sort=lambda r: r.retrans_pct,
+                  sort=lambda r: r.retrans_pct, kind="number",
                   style=lambda r: theme.load(r.retrans_pct, _RETRANS_WARN, _RETRANS_BAD, 1e-9),
                   help="segments sent again, % of the segments with data sent")
 
@@ -147,7 +147,7 @@ def connection_columns(names: Names, spaces: Spaces) -> list[Column]:
               "since data was last received"),
         _bytes("total_tx", "TX", "tx_bytes", "bytes sent in all"),
         _bytes("total_rx", "RX", "rx_bytes", "bytes received in all"),
-        Column("age", "AGE", 6, lambda c: fmt.age(c.age_ns), sort=lambda c: c.age_ns,
+        Column("age", "AGE", 6, lambda c: fmt.age(c.age_ns), sort=lambda c: c.age_ns, kind="ns",
                style=lambda c: "dim", help="since it was established; - when older than ktop"),
         Column("netns", "NETNS", 10, lambda c: spaces.name(c.netns), "left",
                sort=lambda c: spaces.name(c.netns), style=lambda c: "dim",
@@ -271,7 +271,8 @@ def feed_columns(names: Names, spaces: Spaces) -> list[Column]:
                style=_result_style,
                help="ok, the error, or aborted (the process gave up); the kind of a retransmit; "
                     "the kernel's reason for a drop or reset"),
-        Column("latency", "TIME TO", 7, lambda f: fmt.duration(f.event.latency_ns),
+        Column("latency", "TIME TO", 7, lambda f: fmt.duration(f.event.latency_ns), kind="ns",
+               value=lambda f: f.event.latency_ns,
                style=lambda f: "dim" if f.event.kind == "close" else theme.load(
                    f.event.latency_ns, _SLOW_NS, _BAD_NS, quiet=1),
                help="until established (or failed); of a close, how long it was open"),

@@ -11,6 +11,8 @@ from textual.strip import Strip
 
 from ktop import format as fmt
 from ktop.model import Frame
+from ktop.scope import Scope
+from ktop.text import clean
 from ktop.widgets.strips import Line, Piece, StripWidget, cells, strip
 
 GAP = "  "
@@ -154,6 +156,39 @@ class TabBar(StripWidget):
             if event.x < right:
                 self.post_message(self.Chosen(number))
                 return
+
+
+class Crumbs(Line):
+    """One line that says what everything on the screen is about; none while that is the host."""
+
+    DEFAULT_CSS = "Crumbs { height: 1; }"
+
+    def __init__(self) -> None:
+        super().__init__(id="crumbs")
+        self.display = False
+
+    def set_scope(self, scope: Scope, frame: Frame | None) -> None:
+        """The path from the host down, and who is in it now."""
+        self.display = bool(scope)
+        if not scope:
+            return
+        *above, last = scope.crumbs()
+        pieces: list[Piece] = [(" ", "normal")]
+        for crumb in above:
+            pieces += [(clean(crumb, 60), "dim"), (" > ", "dim")]
+        pieces.append((clean(last, 80), "title"))
+        if frame is not None:
+            rows = frame.processes.rows
+            threads = sum(p.threads for p in rows)
+            pieces.append((f"   {_many(len(rows), 'process', 'es')}, {_many(threads, 'thread')}",
+                           "normal" if rows else "warn"))
+            if not rows:
+                pieces.append((": ended, or not there yet", "warn"))
+        self.set([*pieces, ("   Backspace wider", "dim")])
+
+
+def _many(n: int, word: str, plural: str = "s") -> str:
+    return f"{fmt.grouped(n)} {word}{plural if n != 1 else ''}"
 
 
 class Banner(Line):

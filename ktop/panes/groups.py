@@ -1,0 +1,204 @@
+"""Any table as a tree of control groups: totals and percentiles, rows below on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ktop import format as fmt
+from ktop import hist, theme
+from ktop.fold import added, fold
+from ktop.history_feeds import Fed
+from ktop.model import Cgroup, Hist
+from ktop.widgets.columns import Column, Key, order_rows
+
+NAME_WIDTH = 26
+
+
+@dataclass
+class Group:
+    """One line of the tree: a control group with all that is below it.
+
+    id: None for a path that has no row of its own in the frame. total: one row that stands for all
+    (ktop.fold). count: rows. latency: of all of them, where rows have one. open: rows are shown.
+    """
+
+    path: str
+    id: int | None = None
+    name: str = ""
+    depth: int = 0
+    open: bool = False
+    rows: list[Any] = field(default_factory=list)
+    below: list[Group] = field(default_factory=list)
+    total: Any = None
+    count: int = 0
+    latency: Hist | None = None
+
+
+def plain(row: Any) -> Any:
+    """The row itself; of a feed's item, its event."""
+    return row.event if isinstance(row, Fed) else row
+
+
+def latency_of(row: Any) -> Hist | None:
+    """The latency that a row is about: run queue, request, connect, operation, round trip."""
+    for name in ("runq", "latency"):
+        if hasattr(row, name):
+            found: Hist | None = getattr(row, name)
+            return found
+    if hasattr(row, "ops") and hasattr(row.ops, "fsync"):
+        merged: Hist | None = added([row.ops.read, row.ops.write, row.ops.fsync])
+        return merged
+    ns = next((getattr(row, name) for name in ("latency_ns", "total_ns", "srtt_ns")
+               if getattr(row, name, None) is not None), None)
+    return None if ns is None else Hist({hist.slot(int(ns)): 1}, int(ns), int(ns))
+
+
+def _nested(path: str, found: dict[str, Group]) -> None:
+    """Put the group of a path below the nearest group above it that branches or has rows."""
+    parts = path.rstrip("/").split("/")
+    above = ["/".join(parts[:n]) or "/" for n in range(len(parts) - 1, 0, -1)]
+    for parent in above if path != "/" else ():
+        if parent in found:
+            found[parent].below.append(found[path])
+            return
+
+
+def _sum_up(group: Group, depth: int, opened: frozenset[str]) -> list[Any]:
+    """Totals from the leaves up; the rows that went into them."""
+    group.depth, group.open = depth, group.path in opened
+    rows = list(group.rows)
+    for child in group.below:
+        rows += _sum_up(child, depth + 1, opened)
+    bare = [plain(row) for row in rows]
+    group.count = len(rows)
+    group.total = fold(bare) if bare else None
+    group.latency = added([latency_of(row) for row in bare])
+    return rows
+
+
+def tree(rows: Sequence[Any], groups: Mapping[int, Cgroup], opened: frozenset[str]) -> list[Group]:
+    """The groups that have rows, nested by path. Rows of an unknown group are under their id."""
+    found: dict[str, Group] = {}
+    for row in rows:
+        number = getattr(plain(row), "cgroup", None)
+        known = groups.get(number) if number is not None else None
+        path = known.path if known else "?" if number is None else f"?{number}"
+        if path not in found:
+            name = known.name if known else "unknown" if number is None else f"gone: {number}"
+            found[path] = Group(path, number, name)
+        found[path].rows.append(row)
+    _branches(found, groups)
+    for path in found:
+        _nested(path, found)
+    inside = {id(child) for group in found.values() for child in group.below}
+    roots = [group for group in found.values() if id(group) not in inside]
+    for group in roots:
+        _sum_up(group, 0, opened)
+    return roots
+
+
+def _branches(found: dict[str, Group], groups: Mapping[int, Cgroup]) -> None:
+    """Paths without rows of their own that two or more groups have in common."""
+    ids = {group.path: group.id for group in groups.values()}
+    below: dict[str, set[str]] = {}
+    for path in found:
+        parts = path.rstrip("/").split("/")
+        for n in range(2, len(parts)):
+            below.setdefault("/".join(parts[:n]), set()).add(parts[n])
+    for path, names in below.items():
+        if len(names) > 1 and path not in found:
+            found[path] = Group(path, ids.get(path), path.rpartition("/")[2])
+
+
+def value_of(column: Column, row: Any) -> Any:
+    """What a group's line is sorted by in a column; None where the group has no such figure."""
+    if column.sort is None or row is None:
+        return None
+    try:
+        return column.sort(row)
+    except (AttributeError, TypeError, ValueError):
+        return None  # a name, an age: not of a group
+
+
+def flattened(roots: Sequence[Group], identity: Callable[[Any], Key], column: Column | None,
+              descending: bool) -> list[Any]:
+    """The tree as lines: groups in the order of a column among their siblings, open ones with
+    their rows."""
+    lines: list[Any] = []
+    for group in _ordered(roots, column, descending):
+        lines.append(group)
+        if group.open:
+            lines += flattened(group.below, identity, column, descending)
+            lines += order_rows(group.rows, identity, column, descending)
+    return lines
+
+
+def _ordered(groups: Sequence[Group], column: Column | None, descending: bool) -> list[Group]:
+    groups = sorted(groups, key=lambda group: group.path)
+    if column is None:
+        return groups
+    known = [(value_of(column, group), group) for group in groups]
+    rated = [pair for pair in known if pair[0] is not None]
+    rated.sort(key=lambda pair: pair[0], reverse=descending)
+    return [group for _, group in rated] + [group for value, group in known if value is None]
+
+
+def _name(row: Any, depths: Mapping[int, int]) -> str:
+    g = theme.glyphs()
+    if isinstance(row, Group):
+        mark = g.down if row.open else g.more_right
+        return f"{'  ' * row.depth}{mark} {row.name}"
+    return "  " * depths.get(id(row), 1) + " " + g.last
+
+
+def _for_group(column: Column) -> Column:
+    """A column that has something to say of a group's total, and of rows what it always said."""
+    def text(row: Any) -> str:
+        if not isinstance(row, Group):
+            return column.text(row)
+        if column.align != "right" or value_of(column, row.total) is None:
+            return ""
+        return column.text(row.total)
+
+    def style(row: Any) -> str:
+        if column.style is None:
+            return "normal"
+        if not isinstance(row, Group):
+            return column.style(row)
+        return column.style(row.total) if text(row) else "normal"
+
+    def sort(row: Any) -> Any:
+        if not isinstance(row, Group):
+            return column.sort(row) if column.sort else None
+        return value_of(column, row.total) if column.align == "right" else None
+
+    return Column(column.key, column.title, column.width, text, column.align,
+                  sort=sort if column.sort else None, style=style, help=column.help,
+                  min_width=column.min_width)
+
+
+def _percentile(pct: float) -> Column:
+    def value(row: Any) -> float | None:
+        found = row.latency if isinstance(row, Group) else latency_of(plain(row))
+        return hist.percentile(found, pct) if found is not None and found.counts else None
+
+    name = f"P{pct:g}"
+    return Column(name.lower(), name, 6, lambda row: fmt.duration(value(row)), sort=value,
+                  help="of the latency that the rows are about (run queue, request, operation, "
+                       "connect, round trip)")
+
+
+def group_columns(columns: Sequence[Column]) -> list[Column]:
+    """The columns of a table that is folded by control group."""
+    first = Column(
+        "group", "CONTROL GROUP", NAME_WIDTH, lambda row: _name(row, {}), "left",
+        sort=lambda row: row.path if isinstance(row, Group) else "",
+        style=lambda row: "strong" if isinstance(row, Group) else "dim",
+        help="control group, with all below it; Enter opens it to its rows, c goes into it")
+    count = Column("rows", "ROWS", 5, lambda row: fmt.count(row.count) if isinstance(row, Group)
+                   else "", sort=lambda row: row.count if isinstance(row, Group) else None,
+                   help="rows in it")
+    rest = [_for_group(column) for column in columns if column.key != "cgroup"]
+    return [first, count, *(_percentile(pct) for pct in (50.0, 95.0, 99.0)), *rest]

@@ -1,0 +1,74 @@
+"""What a row is about: the process or control group that Enter, p and c go to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ktop.history_feeds import Fed
+from ktop.model import Cgroup, Frame
+from ktop.model_block import Device
+from ktop.model_files import FileRow, FileSystem
+from ktop.model_tcp import Drop, Interface, Namespace
+from ktop.panes.groups import Group
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A process (start: its start_boottime_ns, where it lives), its control group, or why none."""
+
+    pid: int | None = None
+    start: int | None = None
+    name: str = ""
+    cgroup: int | None = None
+    why: str = ""
+
+
+_SLACK_NS = 100_000_000  # the boot time is known to some ms only
+_NOBODY: dict[Any, str] = {
+    Device: "a device is used by many; its users are in the table below",
+    Drop: "a packet that was dropped belongs to nobody",
+    Interface: "an interface belongs to a namespace, not to a process",
+    FileSystem: "a filesystem is used by many",
+}
+
+
+def _user_of(row: FileRow, frame: Frame) -> int | None:
+    """Who used a file most in this interval."""
+    uses = getattr(frame.files, "uses", None) or []
+    return next((use.pid for use in uses if (use.dev, use.ino) == (row.dev, row.ino)), None)
+
+
+def _older(row: Any, start_boottime_ns: int, frame: Frame) -> bool:
+    """Whether an event is of a process that had this number before."""
+    time_ns: int | None = getattr(row, "time_ns", None)
+    return time_ns is not None and (
+        frame.host.boot_wall_ns + start_boottime_ns > time_ns + _SLACK_NS)
+
+
+def subject_of(row: Any, frame: Frame) -> Subject:
+    """What a table's row is about, in this frame of the host."""
+    if row is None:
+        return Subject()
+    if isinstance(row, Fed):
+        row = row.event
+    if isinstance(row, Group | Cgroup):
+        return Subject(cgroup=row.id)
+    if type(row) in _NOBODY:
+        return Subject(why=_NOBODY[type(row)])
+    pid: int | None = getattr(row, "pid", None)
+    if isinstance(row, FileRow):
+        pid = _user_of(row, frame)
+    if not pid and getattr(row, "pids", None):
+        pid = row.pids[0]
+    group: int | None = getattr(row, "cgroup", None)
+    if not pid:
+        if group is not None:
+            return Subject(cgroup=group)
+        if isinstance(row, Namespace):
+            return Subject(why="no control group of this namespace is known")
+        return Subject(why="whose it is is not known")
+    live = next((p for p in frame.processes.rows if p.pid == pid), None)
+    if live is None or _older(row, live.start_boottime_ns, frame):
+        return Subject(pid, None, getattr(row, "comm", "") or "", group)
+    return Subject(pid, live.start_boottime_ns, live.comm, live.cgroup if group is None else group)
