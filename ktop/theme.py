@@ -22,6 +22,7 @@ class Glyphs:
     bar: a full cell. mark: points at a row. up, down: sort direction. more_left, more_right:
     columns beyond the edge. branch, last: a child's line in a tree. stack: cells of a stacked bar.
     idle, gap, flag: in the timeline, nothing held up, nothing measured, a mark of the user's.
+    states: cells of a bar of thread states, told apart without colour.
     """
 
     ascii: bool
@@ -47,22 +48,26 @@ class Glyphs:
     idle: str
     gap: str
     flag: str
+    states: dict[str, str]
 
 
+# of thread states: letters say what they stand for
+_LETTERS = {"disk": "D", "uninterruptible": "U", "io": "i", "network": "n", "lock": "L",
+            "stopped": "T", "other": "?"}
 UNICODE = Glyphs(
     ascii=False, bar="█", eighths=" ▏▎▍▌▋▊▉█", levels="▁▂▃▄▅▆▇█", shades=" ░░▒▒▓▓██", rule="─",
     pipe="│", tick="┴", mark="▸", point="◂", up="▲", down="▼", more_left="‹", more_right="›",
     branch="├╴", last="└╴", ellipsis="…", times="×", dot="·",
     stack={"user": "█", "nice": "▇", "system": "▓", "irq": "i", "softirq": "f", "iowait": "░",
            "steal": "x"},
-    idle="·", gap="┊", flag="◆")
+    idle="·", gap="┊", flag="◆", states={"cpu": "█", "runq": "▒", **_LETTERS, "sleep": "·"})
 ASCII = Glyphs(
     ascii=True, bar="#", eighths="  ......##", levels=".,:;-=+#", shades=" .:-=+*#%@",
     rule="-", pipe="|", tick="+", mark=">", point="<", up="^", down="v", more_left="<",
     more_right=">", branch="|-", last="`-", ellipsis="~", times="x", dot=".",
     stack={"user": "U", "nice": "N", "system": "S", "irq": "i", "softirq": "f", "iowait": "w",
            "steal": "x"},
-    idle="_", gap="|", flag="*")
+    idle="_", gap="|", flag="*", states={"cpu": "#", "runq": "=", **_LETTERS, "sleep": "."})
 
 # name: (foreground, attributes)
 _PALETTE: dict[str, tuple[str | None, str]] = {
@@ -87,6 +92,16 @@ _PALETTE: dict[str, tuple[str | None, str]] = {
     "softirq": ("yellow", ""),
     "iowait": ("magenta", ""),
     "steal": ("red", "bold"),
+    "state.cpu": ("green", ""),
+    "state.runq": ("yellow", "bold"),
+    "state.disk": ("magenta", "bold"),
+    "state.uninterruptible": ("red", "bold"),
+    "state.io": ("magenta", ""),
+    "state.network": ("cyan", ""),
+    "state.lock": ("blue", "bold"),
+    "state.sleep": (None, "dim"),
+    "state.stopped": ("yellow", ""),
+    "state.other": (None, ""),
     # one per shade, from rare to frequent; the shade alone already says the order. No red: what
     # is frequent is not bad
     "heat0": (None, ""),

@@ -42,7 +42,7 @@ def _rows(columns: Sequence[Hist | None], height: int) -> tuple[list[Row], list[
                   for octaves in counted]
 
 
-def _axis(columns: Sequence[Hist | None], span_ns: int, width: int) -> list[Strip]:
+def axis(columns: Sequence[object], span_ns: int, width: int) -> list[Strip]:
     """A line that breaks where nothing was measured, and times below it."""
     g = theme.glyphs()
     line = "".join(g.rule if c is not None else " " for c in columns)
@@ -75,7 +75,7 @@ def heatmap_lines(columns: Sequence[Hist | None], span_ns: int, width: int, heig
             level = shade(found[at], most)
             pieces.append((g.shades[level], f"heat{round(level * scale)}"))
         drawn.append(strip(pieces, width))
-    return drawn + _axis(columns, span_ns, width)
+    return drawn + axis(columns, span_ns, width)
 
 
 class Heatmap(StripWidget):
