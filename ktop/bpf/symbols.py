@@ -19,6 +19,7 @@ import os
 import resource
 import socket
 import sys
+from array import array
 from collections import OrderedDict
 from typing import Any
 
@@ -26,7 +27,7 @@ MAX_MEMORY = 2 << 30
 CACHES = 24            # processes whose symbol tables are kept
 NAME_BYTES = 400
 UNKNOWN = "[unknown]"
-_TEXT_TYPES = frozenset("tTwW")
+_TEXT_TYPES = frozenset((b"t", b"T", b"w", b"W"))
 
 
 class _Symbol(ct.Structure):
@@ -61,51 +62,54 @@ def module_of(path: str) -> str:
 
 
 class Kernel:
-    """/proc/kallsyms, read when first needed."""
+    """/proc/kallsyms, read when first needed, and kept small: 200,000 names in 10 MB."""
 
     def __init__(self, path: str = "/proc/kallsyms") -> None:
         self._path = path
-        self._starts: list[int] | None = None
-        self._names: list[str] = []
+        self._starts: array[int] | None = None
+        self._lines = array("L")    # where a symbol's line begins in the text
+        self._text = bytearray()    # `T vfs_read`, `t ext4_bread [ext4]`
         self.note = ""
 
-    def _read(self) -> list[int]:
-        found: dict[int, str] = {}
-        shared: set[int] = set()  # places of global functions
+    def _read(self) -> array[int]:
+        starts, hidden = array("Q"), True
         try:
-            with open(self._path, encoding="ascii", errors="replace") as f:
+            with open(self._path, "rb") as f:
                 for line in f:
-                    parts = line.split(None, 3)
-                    if len(parts) < 3 or parts[1] not in _TEXT_TYPES:
-                        continue
-                    name = parts[2] + (" " + parts[3].strip() if len(parts) > 3 else "")
-                    at = int(parts[0], 16)
-                    if parts[1] == "T" and at not in shared:  # of two names, the global one
-                        shared.add(at)
-                        found[at] = name
-                    else:
-                        found.setdefault(at, name)
+                    at, _, rest = line.rstrip().partition(b" ")
+                    if rest[:1] in _TEXT_TYPES:
+                        starts.append(int(at, 16))
+                        hidden = hidden and not starts[-1]
+                        self._lines.append(len(self._text))
+                        self._text += rest.replace(b"\t", b" ") + b"\n"
         except (OSError, ValueError) as err:
             self.note = f"no kernel names: {self._path}: {err}"
-        starts = sorted(found)
-        if starts and starts[-1] == 0:
+            return array("Q")
+        if starts and hidden:
             self.note = ("no kernel names: /proc/sys/kernel/kptr_restrict hides the addresses in "
                          f"{self._path}")
-            starts = []
-        self._names = [found[at] for at in starts]
-        return starts
+            return array("Q")
+        order = sorted(range(len(starts)), key=starts.__getitem__)  # modules come last, as loaded
+        self._lines = array("L", [self._lines[i] for i in order])
+        return array("Q", [starts[i] for i in order])
+
+    def _line(self, at: int) -> bytes:
+        begin = self._lines[at]
+        return bytes(self._text[begin:self._text.index(b"\n", begin)])
 
     def name(self, address: int) -> str:
         """Of the function that an address lies in; a module's has the module behind it."""
         if self._starts is None:
             self._starts = self._read()
-        at = bisect.bisect_right(self._starts, address) - 1
-        if at < 0:
+        starts = self._starts
+        last = bisect.bisect_right(starts, address) - 1
+        if last < 0:
             return UNKNOWN
-        name, _, module = self._names[at].partition(" ")
-        if module == "[bpf]":
-            return name
-        return f"{name} {module}" if module else name
+        first = bisect.bisect_left(starts, starts[last])
+        lines = [self._line(at) for at in range(first, last + 1)]
+        line = next((found for found in lines if found[:1] == b"T"), lines[0])
+        name = text(line[2:])
+        return name.removesuffix(" [bpf]")
 
 
 class Maps:

@@ -17,7 +17,8 @@ _libc = ct.CDLL(None, use_errno=True)
 _NR = {"x86_64": (321, 298), "aarch64": (280, 241), "riscv64": (280, 241), "s390x": (351, 331),
        "ppc64le": (361, 319)}
 
-(MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, PROG_LOAD, PROG_GET_NEXT_ID) = (1, 2, 5, 11)
+(MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, MAP_DELETE_ELEM, PROG_LOAD) = (1, 2, 3, 5)
+(PROG_GET_NEXT_ID, MAP_LOOKUP_AND_DELETE_ELEM) = (11, 21)
 (OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN, MAP_LOOKUP_BATCH, LINK_CREATE) = (15, 17, 24, 28)
 (ENABLE_STATS, ITER_CREATE) = (32, 33)
 
@@ -136,6 +137,20 @@ def map_update(fd: int, key: bytes, value: bytes) -> None:
     bpf(MAP_UPDATE_ELEM, struct.pack("@IIQQQ", fd, 0, ct.addressof(k), ct.addressof(v), 0))
 
 
+def map_delete(fd: int, key: bytes) -> None:
+    """Delete one entry of a hash map."""
+    k = ct.create_string_buffer(key, len(key))
+    bpf(MAP_DELETE_ELEM, struct.pack("@IIQQQ", fd, 0, ct.addressof(k), 0, 0))
+
+
+def map_take(fd: int, key: bytes, value_size: int) -> bytes:
+    """One value of a hash map, its entry deleted in the same moment (5.14, 3e87f192b405)."""
+    k, v = ct.create_string_buffer(key, len(key)), ct.create_string_buffer(value_size)
+    bpf(MAP_LOOKUP_AND_DELETE_ELEM,
+        struct.pack("@IIQQQ", fd, 0, ct.addressof(k), ct.addressof(v), 0))
+    return v.raw
+
+
 def map_lookup_batch(fd: int, key_size: int, value_size: int,
                      entries: int) -> tuple[bytes, bytes, int]:
     """All keys and values of a hash map at once: (keys, values, how many). 5.6 and later."""
@@ -154,8 +169,8 @@ def map_lookup_batch(fd: int, key_size: int, value_size: int,
         except FileNotFoundError:
             done = True
         count = struct.unpack_from("@I", attr, 32)[0]
-        keys += k.raw[:count * key_size]
-        values += v.raw[:count * value_size]
+        keys += memoryview(k)[:count * key_size]
+        values += memoryview(v)[:count * value_size]
         total += count
         first = False
         if done or not count:

@@ -17,9 +17,11 @@ from ktop.collect.detail import DetailReader
 from ktop.collect.health import HealthLayer
 from ktop.collect.late import LateLayers
 from ktop.collect.layer import Tick
+from ktop.collect.pressure import PressureLayer
 from ktop.collect.proc import ProcfsLayer
 from ktop.collect.processes import ProcessesLayer
 from ktop.collect.sched import SchedLayer
+from ktop.collect.stacks import StacksLayer
 from ktop.model import SCHEMA, Frame, Processes, Sched
 
 FIRST_INTERVAL_NS = 100_000_000  # the first rates come early
@@ -54,8 +56,10 @@ class Collector:
         self._procfs = ProcfsLayer(self._clocks)
         self._sched: SchedLayer | None = None
         self._cgroups = cg.Cgroups(None)
+        self._pressure = PressureLayer()
         self._health = HealthLayer([])
         self._late: LateLayers | None = None
+        self._stacks: StacksLayer | None = None
         self._detail: DetailReader | None = None
         self._syscalls: dict[int, str] = {}
         self._seq = 0
@@ -91,6 +95,8 @@ class Collector:
         self._late.engines.append(engine)
         self._late.watch(set(self.options.watch))
         self._health = HealthLayer(self._late.engines)
+        self._stacks = StacksLayer(options, self._late.engines,
+                                   lambda group: self._cgroups.path(group, self._clocks.now))
 
     def _settings(self) -> dict[str, dict[str, object]]:
         """Attributes of layers that the command line sets."""
@@ -99,6 +105,7 @@ class Collector:
 
     def _without(self, reason: str) -> None:
         self._late = LateLayers({}, False, self._settings())
+        self._stacks = StacksLayer({}, [], lambda group: None, reason)
         self._health = HealthLayer(
             [], f"no BPF: {reason}. From /proc only: no events, no histograms, no blocked time")
 
@@ -125,8 +132,15 @@ class Collector:
             self._detail = DetailReader(self._syscalls)
         self._detail.ask(pid)
 
+    def profile(self, wish: wire.Profile) -> None:
+        """Begin or end taking stacks."""
+        if self._stacks is not None:
+            self._stacks.request(wish)
+
     def drain(self) -> None:
         """Make room in the event rings between ticks."""
+        if self._stacks is not None:
+            self._stacks.drain()
         if self._processes is not None:
             self._processes.drain()
         if self._late is not None:
@@ -164,8 +178,11 @@ class Collector:
         frame = Frame(
             schema=SCHEMA, seq=self._seq, clock=clock, host=host_mod.host(self._clocks),
             processes=processes, sched=sched, cpus=cpus, cgroups=groups,
-            users=self._users.names(processes), health=health)
+            users=self._users.names(processes), health=health,
+            pressure=self._pressure.update(processes.rows, now, interval))
         self._update_late(frame, interval)
+        if self._stacks is not None:
+            self._stacks.update(frame)
         if self._detail is not None:
             frame.detail = self._detail.update(frame)
         self._tick_ns = time.process_time_ns() - began
@@ -199,6 +216,8 @@ class Collector:
     def close(self) -> None:
         """Detach everything."""
         self._health.close()
+        if self._stacks is not None:
+            self._stacks.close()
         if self._detail is not None:
             self._detail.close()
         if self._processes is not None:
@@ -283,6 +302,8 @@ class _Server:
             self._collector.watch(control.watch)
         if control.thresholds is not None:
             self._collector.set_thresholds(control.thresholds)
+        if control.profile is not None:
+            self._collector.profile(control.profile)
         if control.detail is not None:
             self._collector.look_at(control.detail)
         if control.interval_ns is not None:

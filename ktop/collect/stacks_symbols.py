@@ -81,7 +81,7 @@ class Symbols:
     def _send(self) -> None:
         while self._queue:
             if self._sock is None and not self._start():
-                self._give_up()
+                self.give_up("the reader of symbols does not start")
                 return
             pid, addresses = self._queue[0]
             request = {"id": self._next, "pid": pid, "addrs": addresses}
@@ -155,13 +155,14 @@ class Symbols:
                 self._names[pid, address] = shown(UNKNOWN, pid == KERNEL)
         self._queue.extendleft(reversed(asked[1:]))
 
-    def _give_up(self) -> None:
-        """Nobody will answer any more."""
-        self._note("no names: the reader of symbols does not start")
-        for pid, addresses in self._queue:
+    def give_up(self, why: str) -> None:
+        """What has no name by now will have none."""
+        self._note(f"some names are missing: {why}")
+        for pid, addresses in (*self._queue, *self._asked.values()):
             for address in addresses:
                 self._names[pid, address] = shown(UNKNOWN, pid == KERNEL)
         self._queue.clear()
+        self._asked.clear()
 
     def _end(self) -> None:
         if self._sock is not None:
