@@ -25,7 +25,9 @@ from ktop.launch import Session
 from ktop.panes import PANES, Pane
 from ktop.scope import HOST, Scope
 from ktop.screens.help import Help, KeyLine, help_page
+from ktop.shell.finding import Finding
 from ktop.shell.scoping import Scoping
+from ktop.shell.timing import Timing
 from ktop.sources import ENDED, LiveSource, Source
 from ktop.widgets.header import (
     Banner,
@@ -55,7 +57,7 @@ class MainScreen(CalmScreen):
         Binding("shift+tab", "app.pane_step(-1)", show=False)]
 
 
-class KtopApp(Scoping):
+class KtopApp(Scoping, Timing, Finding):
     """ktop's screen."""
 
     TITLE = "ktop"
@@ -328,7 +330,8 @@ def preload() -> None:
 def main(session: Session) -> int:
     """The UI process: run the app on this terminal, return its exit status."""
     options = session.options
-    app = KtopApp(lambda: LiveSource(session), options.interval_ns, bool(options.ascii))
+    app = KtopApp(lambda: LiveSource(session), options.interval_ns, bool(options.ascii),
+                  scope=options.scope or HOST)
     app.run(mouse=terminal.mouse_wanted(options.mouse))
     if app.failure is not None:
         raise app.failure

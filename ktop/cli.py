@@ -6,11 +6,17 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ktop import __version__
 
+if TYPE_CHECKING:
+    from ktop.scope import Scope
+
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 60.0
 USAGE_ERROR = 2
+COMMANDS_APART: tuple[str, ...] = ()  # modules of ktop.commands, in the order of the help
 EPILOG = """\
 Keys: 1-6 panes, Space pause, + - interval, < > sort column, ? help, q quit.
 Live kernel figures need root (sudo ktop); without it ktop runs on /proc and says what is missing.
@@ -39,6 +45,28 @@ def volume(text: str) -> str:
     except ValueError as err:
         raise argparse.ArgumentTypeError(str(err).removeprefix("--limit ")) from None
     return text
+
+
+def scoped(parser: argparse.ArgumentParser) -> None:
+    """The options that narrow everything to a part of the host; `scope_of` reads them."""
+    parser.add_argument("--pid", type=int, metavar="N", help="only this process, with its children")
+    parser.add_argument("--cgroup", metavar="PATH",
+                        help="only this control group, with those below it")
+    parser.add_argument("--comm", metavar="RE",
+                        help="only processes whose command's name contains this pattern")
+
+
+def scope_of(args: argparse.Namespace) -> Scope | None:
+    """The scope that the options ask for; one line and exit status 2 when they make no sense."""
+    if args.pid is None and args.cgroup is None and args.comm is None:
+        return None  # the supervisor stays light
+    from ktop.scope import parse_scope
+
+    try:
+        return parse_scope(args.pid, args.cgroup, args.comm)
+    except ValueError as err:
+        print(f"ktop: {err}", file=sys.stderr)
+        raise SystemExit(USAGE_ERROR) from None
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,12 +100,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=volume, action="append", default=[], dest="limits",
                         metavar="DEV=LIMITS",
                         help="what a volume is sold as, e.g. vda=3000iops,125MBps")
+    scoped(parser)
     commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
     snapshot = commands.add_parser("snapshot", help="one interval of everything, for scripts",
                                    allow_abbrev=False)
     snapshot.add_argument("--json", action="store_true",
                           help="all of it as JSON; without: the busiest processes as text")
     _sampling(snapshot, again=True)
+    for name in COMMANDS_APART:
+        import_module(f"ktop.commands.{name}").add(commands)
     doctor = commands.add_parser("doctor", help="what works here, what does not, and why",
                                  allow_abbrev=False)
     doctor.add_argument("--json", action="store_true", help="as JSON")
@@ -87,6 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _live(args: argparse.Namespace) -> int:
     from ktop import config, launch
 
+    scope = scope_of(args)
     try:
         limits = (*config.limits(), *args.limits)  # the later word on a device is the last
     except config.ConfigError as err:
@@ -94,7 +126,7 @@ def _live(args: argparse.Namespace) -> int:
         limits = tuple(args.limits)
     return launch.run(launch.Options(
         interval_ns=round(args.interval * 1e9), bpf=args.bpf, ascii=args.ascii, mouse=args.mouse,
-        limits=limits))
+        scope=scope, limits=limits))
 
 
 def _snapshot(args: argparse.Namespace) -> int:
@@ -117,7 +149,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ktop with these arguments; the exit status. A traceback never reaches the user."""
     args = build_parser().parse_args(argv)
     try:
-        status = COMMANDS[args.command](args)
+        run = COMMANDS.get(args.command)
+        if run is None:
+            run = import_module(f"ktop.commands.{args.command}").run
+        status = run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130

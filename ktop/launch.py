@@ -22,9 +22,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ktop import terminal
+
+if TYPE_CHECKING:
+    from ktop.scope import Scope
 
 # Told to end: what the UI, and then the collector, get before they are killed.
 GRACE_S = 3.0
@@ -40,6 +43,7 @@ class Options(NamedTuple):
     bpf: bool = True
     ascii: bool | None = None
     mouse: bool | None = None
+    scope: Scope | None = None  # what the UI starts drilled into
     limits: tuple[str, ...] = ()  # what volumes are sold as: ktop.collect.block_limits reads them
 
 
