@@ -7,7 +7,7 @@ Rows are any objects; their identity (a comparable, hashable key) is what select
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
 
@@ -22,7 +22,9 @@ class Column:
 
     text: the cell's text. sort: its value for ordering, None sorts last whichever direction; no
     sort function, no sorting. style: a theme name. draw: pieces instead of text, given the width.
-    min_width: of the last column, below which columns before it give way.
+    min_width: of the last column, below which columns before it give way. kind: `ns`, `bytes` or
+    `number` for the filter's units, "" where it does not matter. value: for the filter where
+    `sort` is not the value that people compare; without both it reads the text.
     """
 
     key: str
@@ -35,6 +37,8 @@ class Column:
     draw: Callable[[Any, int], list[Piece]] | None = None
     help: str = ""
     min_width: int = 0
+    kind: str = ""
+    value: Callable[[Any], Any] | None = None
 
     @property
     def first_descending(self) -> bool:
@@ -49,6 +53,49 @@ class Plan:
     shown: list[tuple[Column, int]]
     more_left: bool
     more_right: bool
+
+
+WIDTHS = (1, 200)  # what a column may be made
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What somebody made of a table's columns. order: keys; those not named stay behind the column
+    that they were declared behind. hidden: keys. widths: cells by key.
+    """
+
+    order: tuple[str, ...] = ()
+    hidden: frozenset[str] = frozenset()
+    widths: Mapping[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether it differs from what was declared."""
+        return bool(self.order or self.hidden or self.widths)
+
+
+def ordered(columns: Sequence[Column], frozen: int, layout: Layout) -> list[Column]:
+    """All columns in the layout's order and widths, the hidden too; the frozen stay in front."""
+    by_key = {c.key: c for c in columns}
+    head = [c.key for c in columns[:frozen]]
+    wanted = [key for key in dict.fromkeys(layout.order) if key in by_key and key not in head]
+    if wanted:
+        before = ""
+        for column in columns[frozen:]:
+            if column.key not in wanted:
+                wanted.insert(wanted.index(before) + 1 if before in wanted else 0, column.key)
+            before = column.key
+    else:
+        wanted = [c.key for c in columns[frozen:]]
+    found = [by_key[key] for key in (*head, *wanted)]
+    return [replace(c, width=min(max(layout.widths[c.key], WIDTHS[0]), WIDTHS[1]))
+            if c.key in layout.widths else c for c in found]
+
+
+def arranged(columns: Sequence[Column], frozen: int, layout: Layout) -> list[Column]:
+    """The columns that are shown; there is always one that is not frozen."""
+    found = ordered(columns, frozen, layout)
+    rest = [c for c in found[frozen:] if c.key not in layout.hidden] or found[-1:]
+    return [*found[:frozen], *rest]
 
 
 def order_rows(rows: Sequence[Any], identity: Callable[[Any], Key], column: Column | None,
@@ -103,7 +150,9 @@ def plan(columns: Sequence[Column], width: int, frozen: int, skip: int) -> Plan:
         shown.append((column, column.width))
         used += column.width + 1
         taken += 1
-    shown.append((last, max(1, width - used)))
+    # a figure at the far right of the screen would be lost there
+    shown.append((last, max(1, min(last.width, width - used) if last.align == "right"
+                            else width - used)))
     return Plan(shown, skip > 0, skip + taken < len(middle))
 
 

@@ -5,7 +5,7 @@ Textual's DataTable takes 755 ms of CPU for 5,000 rows a tick; this takes the so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from textual import events
@@ -13,18 +13,23 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.strip import Strip
 
+from ktop import format as fmt
 from ktop import theme
+from ktop.query_match import Matcher, Vocabulary
 from ktop.widgets.columns import (
     Column,
     Key,
+    Layout,
     Plan,
+    arranged,
     heir,
     interleave,
     order_rows,
     plan,
     skip_to_show,
 )
-from ktop.widgets.strips import Piece, StripWidget, cell, fit, strip
+from ktop.widgets.filtering import Children, Filtering
+from ktop.widgets.strips import Piece, StripWidget, cell, fit, rule, strip
 
 
 class VirtualTable(StripWidget, can_focus=True):
@@ -32,12 +37,13 @@ class VirtualTable(StripWidget, can_focus=True):
 
     Until the user picks a row there is no cursor and the top of the order is in view. From then on
     the cursor's row keeps its place on the screen, and the others move around it. `feed` tables are
-    in the order given (newest first): scrolled away from the top, they stand still.
+    in the order given (newest first): scrolled away from the top, they stand still. A filter keeps
+    rows that match; it is named above the header as long as it holds.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "move(-1)", "Row up", show=False, id="table.up"),
-        Binding("down", "move(1)", "Row down", show=False, id="table.down"),
+        Binding("up,k", "move(-1)", "Row up", show=False, id="table.up"),
+        Binding("down,j", "move(1)", "Row down", show=False, id="table.down"),
         Binding("pageup", "page(-1)", "Page up", show=False, id="table.page_up"),
         Binding("pagedown", "page(1)", "Page down", show=False, id="table.page_down"),
         Binding("home", "move_to(0)", "First row", show=False, id="table.home"),
@@ -50,7 +56,8 @@ class VirtualTable(StripWidget, can_focus=True):
                 key_display=">", id="table.sort_next"),
         Binding("I", "invert", "Invert the order", show=False, id="table.invert"),
         Binding("enter", "select", "Open the row", show=False, id="table.select"),
-        Binding("escape", "release", "Back to the top", show=False, id="table.release"),
+        Binding("escape", "release", "Clear the filter, else back to the top", show=False,
+                id="table.release"),
     ]
 
     class Highlighted(Message):
@@ -68,8 +75,8 @@ class VirtualTable(StripWidget, can_focus=True):
     class Selected(Highlighted):
         """Enter or a double click on a row."""
 
-    class Sorted(Message):
-        """Another column or direction orders the rows."""
+    class Changed(Message):
+        """Something about the table as a whole."""
 
         def __init__(self, table: VirtualTable) -> None:
             super().__init__()
@@ -80,12 +87,28 @@ class VirtualTable(StripWidget, can_focus=True):
             """The table it happened in."""
             return self.table
 
+    class Sorted(Changed):
+        """Another column or direction orders the rows."""
+
+    class Filtered(Changed):
+        """Another filter, or none; `problem` says why when it was taken out."""
+
+        def __init__(self, table: VirtualTable, problem: str = "") -> None:
+            super().__init__(table)
+            self.problem = problem
+
+    class Arranged(Changed):
+        """The user chose other columns."""
+
     def __init__(self, columns: Sequence[Column], identity: Callable[[Any], Key], *,
                  sort: str | None = None, frozen: int = 0, feed: bool = False,
                  empty: str = "nothing here", row_style: Callable[[Any], str | None] | None = None,
                  id: str | None = None) -> None:
         super().__init__(id=id)
-        self.columns = list(columns)
+        self.declared = list(columns)
+        self.columns = self.declared  # those shown, in the order and with the widths chosen
+        self.layout_chosen = Layout()
+        self.filtering = Filtering()
         self.identity = identity
         self.frozen = frozen
         self.feed = feed
@@ -98,7 +121,8 @@ class VirtualTable(StripWidget, can_focus=True):
         self.skip = 0
         self.rows_drawn = 0  # row lines drawn so far: what the tests count
         self._source: Sequence[Any] = []
-        self._children: Mapping[Key, Sequence[Any]] = {}
+        self._children: Children = {}
+        self._models: dict[type, None] = {}  # of the rows so far
         self._rows: list[Any] = []
         self._keys: list[Key] = []
         self._index: dict[Key, int] = {}
@@ -106,9 +130,12 @@ class VirtualTable(StripWidget, can_focus=True):
     # -- data ----------------------------------------------------------------------------------
 
     def set_rows(self, rows: Sequence[Any],
-                 children: Mapping[Key, Sequence[Any]] | None = None) -> None:
+                 children: Children | None = None) -> None:
         """The rows of this tick, in any order; `children` by parent's identity go below it."""
         self._source, self._children = rows, children or {}
+        for some in (rows, *self._children.values()) if len(self._children) < 9 else (rows,):
+            if some:
+                self._models[type(getattr(some[0], "event", some[0]))] = None
         self._order()
 
     @property
@@ -122,13 +149,22 @@ class VirtualTable(StripWidget, can_focus=True):
         at = self._index.get(self.selected) if self.selected is not None else None
         return None if at is None else self._rows[at]
 
+    @property
+    def unfiltered(self) -> Sequence[Any]:
+        """The rows as they were given."""
+        return self._source
+
     def _column(self, key: str | None) -> Column:
-        return next((c for c in self.columns if c.key == key), self.columns[0])
+        return next((c for c in self.declared if c.key == key), self.declared[0])
 
     def _order(self) -> None:
         column = self._column(self.sort_key) if self.sort_key else None
-        rows = order_rows(self._source, self.identity, column, self.descending)
-        rows = interleave(rows, self._children, self.identity)
+        kept, children = self.filtering.apply(self._source, self._children, self.identity)
+        if self.filtering.problem:
+            self.post_message(self.Filtered(self, self.filtering.problem))
+            self.filtering.problem = ""
+        rows = order_rows(kept, self.identity, column, self.descending)
+        rows = interleave(rows, children, self.identity)
         old_keys, old_index = self._keys, self._index
         self._rows = rows
         self._keys = [self.identity(row) for row in rows]
@@ -152,12 +188,50 @@ class VirtualTable(StripWidget, can_focus=True):
             self.top = self._index.get(anchor, 0)
         self._clamp()
 
+    # -- the filter ----------------------------------------------------------------------------
+
+    def vocabulary(self) -> Vocabulary:
+        """What a query can ask of these rows."""
+        return Vocabulary(self.declared, self._models, self.layout_chosen.hidden)
+
+    def set_filter(self, matcher: Matcher | None, text: str = "") -> None:
+        """Show only rows that match; None shows all of them. `text`: the query as it was typed."""
+        self.filtering.set(matcher, text)
+        if self.selected is None:
+            self.top = 0
+        self._order()
+        self.post_message(self.Filtered(self))
+
+    def find(self, step: int) -> str:
+        """Cursor to the next (1) or previous (-1) row that the search matches.
+
+        What is to be said about it: "" when there is nothing to say.
+        """
+        filtering = self.filtering
+        if filtering.searched is None:
+            return "nothing to look for yet: / asks"
+        at = self._index.get(self.selected) if self.selected is not None else None
+        found = filtering.next(self._rows, at, step)
+        if found is None:
+            return filtering.problem or f"no row matches {filtering.searched_text}"
+        self.select(self._keys[found[0]])
+        return ("from the top again" if step > 0 else "from the end again") if found[1] else ""
+
+    @property
+    def _head(self) -> int:
+        """Lines above the rows: the header, and the filter."""
+        return 2 if self.filtering.matcher is not None else 1
+
+    def _filter_line(self, width: int) -> Strip:
+        counts = f"{fmt.grouped(self.filtering.matched)} of {fmt.grouped(self.filtering.total)}"
+        return rule("/" + self.filtering.text, counts, width, self.has_focus)
+
     # -- where we are --------------------------------------------------------------------------
 
     @property
     def page(self) -> int:
         """Rows that fit below the header."""
-        return max(1, self.size.height - 1)
+        return max(1, self.size.height - self._head)
 
     def _clamp(self) -> None:
         self.top = max(0, min(self.top, len(self._rows) - self.page))
@@ -196,14 +270,18 @@ class VirtualTable(StripWidget, can_focus=True):
             self.select(self._keys[index])
 
     def action_release(self) -> None:
-        """Take the cursor away and go back to the top."""
+        """Take the filter away; without one the cursor, and go back to the top."""
+        if self.filtering.matcher is not None:
+            self.set_filter(None)
+            return
         self.top = 0
         self.select(None)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Escape is the table's only while there is something to release."""
         if action == "release":
-            return self.selected is not None or self.top > 0
+            return (self.selected is not None or self.top > 0
+                    or self.filtering.matcher is not None)
         return True
 
     def action_select(self) -> None:
@@ -218,6 +296,14 @@ class VirtualTable(StripWidget, can_focus=True):
         self.repaint()
 
     # -- columns -------------------------------------------------------------------------------
+
+    def choose_columns(self, layout: Layout) -> None:
+        """Show the columns that somebody chose; Layout() is as they were declared."""
+        self.layout_chosen = layout
+        self.columns = (arranged(self.declared, self.frozen, layout) if layout
+                        else self.declared)
+        self.skip = min(self.skip, max(0, len(self.columns) - self.frozen - 2))
+        self.repaint()
 
     def _plan(self, width: int) -> Plan:
         return plan(self.columns, width, self.frozen, self.skip)
@@ -264,10 +350,14 @@ class VirtualTable(StripWidget, can_focus=True):
         """Header, then the rows in view."""
         self._clamp()
         shown = self._plan(width)
-        drawn = [self._header(shown, width)]
+        drawn = [self._filter_line(width)] if self._head > 1 else []
+        drawn.append(self._header(shown, width))
         if not self._rows:
-            return [*drawn, strip([(" " + self.empty, "dim")], width)]
-        return drawn + [self._row(row, shown, width) for row in self._rows[self.top:][:height - 1]]
+            hidden = self.filtering.total
+            empty = f"none of {fmt.grouped(hidden)} rows matches" if hidden else self.empty
+            return [*drawn, strip([(" " + empty, "dim")], width)]
+        return drawn + [self._row(row, shown, width)
+                        for row in self._rows[self.top:self.top + height - len(drawn)]]
 
     def _header(self, shown: Plan, width: int) -> Strip:
         g = theme.glyphs()
@@ -285,7 +375,9 @@ class VirtualTable(StripWidget, can_focus=True):
                 elif lead:
                     lead = marker
             if column is self.columns[-1] and shown.more_right:
-                title = fit(title, cells - 2) + " " + g.more_right
+                title = fit(title, max(0, cells - 2)) + " " + g.more_right
+                title = title[-cells:]
+            title = fit(title, cells).rstrip() if len(title) > cells else title
             blank = " " * (cells - len(title))
             if column.align == "right":
                 pieces += [(lead + blank, "normal"), (title, name)]
@@ -333,10 +425,11 @@ class VirtualTable(StripWidget, can_focus=True):
     def on_click(self, event: events.Click) -> None:
         """On the header: sort. On a row: cursor; twice: open."""
         event.stop()
-        if event.y == 0:
-            self._click_header(event.x)
+        if event.y < self._head:
+            if event.y == self._head - 1:
+                self._click_header(event.x)
             return
-        at = self.top + event.y - 1
+        at = self.top + event.y - self._head
         if at < len(self._rows):
             self.select(self._keys[at])
             if event.chain == 2:
