@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from frames import HOSTILE, SECOND, WALL0, bare_frame, make_frame, make_hist
 from rich.cells import cell_len
 from test_panes import RESERVED, PaneApp, picture, text
 
-from ktop import theme
+from ktop import hist, theme
 from ktop.bpf import files_layer as fl
 from ktop.bpf.layout import HIST_SLOTS
-from ktop.collect.files import device
-from ktop.collect.files_events import FileEvents, OpenFolds, Record, joined, open_flags
+from ktop.bpf.table import Table
+from ktop.collect.files_accounts import Shares, Uses, device
+from ktop.collect.files_events import FileEvents, Record, joined, open_flags
 from ktop.collect.files_fds import FdRecord, Track, left_ns
+from ktop.collect.files_folds import FOLDS_PER_TICK, OpenFolds
 from ktop.collect.files_mounts import mount_flags, parse
-from ktop.collect.files_ops import Counters, HostTotals, busiest, histogram, operations
+from ktop.collect.files_ops import HostTotals, histogram
 from ktop.model import Frame, Hist
 from ktop.model_files import (
     Descriptors,
@@ -164,54 +168,126 @@ def test_flags_by_name():
     assert device((254 << 20) | 3) == "254:3"
 
 
+def table(entries: list[tuple[bytes, bytes]], key: int, value: int) -> Table:
+    return Table(b"".join(k for k, _ in entries), b"".join(v for _, v in entries), len(entries),
+                 key, value)
+
+
+def folded(*entries: tuple[bytes, int, int, int]) -> Table:
+    """(key, opens, when last, when first)"""
+    return table([(key, fl.OPEN_FOLD_STRUCT.pack(n, last, first, 7, 9, 1, n > 30, 0))
+                  for key, n, last, first in entries],
+                 fl.OPEN_KEY_STRUCT.size, fl.OPEN_FOLD_STRUCT.size)
+
+
 def test_folds_count_what_the_kernel_counted():
     folds = OpenFolds()
     key = fl.OPEN_KEY_STRUCT.pack(1, b"cat", -2, 0)
-
-    def entry(count: int) -> list[tuple[bytes, bytes]]:
-        return [(key, fl.OPEN_FOLD_STRUCT.pack(count, 0, 9, 1))]
-
     folds.begin(SECOND)
-    folds.update(entry(10), SECOND)
-    folds.update(entry(40), 31 * SECOND)
-    folds.update(entry(5), 61 * SECOND)  # dropped, and made again
+    folds.update(folded((key, 10, SECOND, SECOND)), SECOND)
+    folds.update(folded((key, 40, 30 * SECOND, SECOND)), 31 * SECOND)
+    folds.update(folded((key, 40, 30 * SECOND, SECOND)), 32 * SECOND)
+    folds.update(folded((key, 45, 60 * SECOND, 50 * SECOND)), 61 * SECOND)  # dropped, made again
     (row,), cut = folds.rows(61 * SECOND, {key: "/x"}, 10)
-    assert (row.count, row.per_min, row.path, row.error, cut) == (35, 35.0, "/x", "ENOENT", 0)
+    assert (row.count, row.per_min, row.path, row.error, cut) == (75, 75.0, "/x", "ENOENT", 0)
+    assert (row.cgroup, row.pid, row.shared) == (7, 9, True)
+    folds.update(folded(), 200 * SECOND)
     assert folds.rows(200 * SECOND, {}, 10) == ([], 0)
     folds.begin(300 * SECOND)
-    folds.update(entry(8), 301 * SECOND)
+    folds.update(folded((key, 48, 301 * SECOND, 50 * SECOND)), 301 * SECOND)
     assert [(r.count, r.per_min) for r in folds.rows(302 * SECOND, {}, 10)[0]] == [(3, 90.0)]
+
+
+def test_a_storm_of_new_paths_is_bounded():
+    folds = OpenFolds()
+    folds.begin(SECOND)
+    keys = [fl.OPEN_KEY_STRUCT.pack(i, b"cat", 0, 0) for i in range(3 * FOLDS_PER_TICK)]
+    folds.update(folded(*((key, 1 + (i == 5), SECOND, SECOND) for i, key in enumerate(keys))),
+                 SECOND)
+    rows, cut = folds.rows(2 * SECOND, {}, 10)
+    assert (rows[0].fold, rows[0].count, len(rows)) == (5, 2, 10)
+    assert cut == FOLDS_PER_TICK - 10
 
 
 # -- counters --------------------------------------------------------------------------------------
 
 
-def stat(reads: int, ns: int, longest: int, epoch: int, before: tuple[int, int] = (0, 0)) -> bytes:
+def stat(reads: int, ns: int, longest: int, epoch: int, before: tuple[int, int] = (0, 0),
+         born: int = 1) -> bytes:
     return fl.STAT_STRUCT.pack(
         reads, 0, 0, 0, 0, 0, 0, 0, ns, 0, 0, 0, reads * 10, 0, longest, 0, 0, 0,
-        before[0], 0, 0, 0, epoch, before[1], 0, 7, b"cat")
+        before[0], 0, 0, 0, epoch, before[1], born, 0, 7, b"cat")
+
+
+def use_key(ino: int, pid: int) -> bytes:
+    return fl.USE_STRUCT.pack(fl.KEY_STRUCT.pack(ino, (8 << 20) | 1, 0), pid, 0)
+
+
+def slots(bucket: int, n: int) -> bytes:
+    return struct.pack(f"@{3 * HIST_SLOTS}I", *(n if i == bucket else 0
+                                                for i in range(3 * HIST_SLOTS)))
+
+
+class Uprobed:
+    """Uses, fed by hand."""
+
+    def __init__(self) -> None:
+        self.uses = Uses()
+
+    def tick(self, epoch: int, *entries: tuple[int, int, bytes, bytes | None], most: int = 10):
+        stats = [(use_key(ino, pid), value) for ino, pid, value, _ in entries]
+        hists = [(use_key(ino, pid), h) for ino, pid, _, h in entries if h is not None]
+        return self.uses.update(
+            table(stats, fl.USE_STRUCT.size, fl.STAT_STRUCT.size),
+            table(hists, fl.USE_STRUCT.size, 4 * 3 * HIST_SLOTS), epoch, SECOND, most,
+            lambda pid: None)
 
 
 def test_counters_are_differences_with_the_interval_s_own_maximum():
-    key = fl.KEY_STRUCT.pack(5, 1, 0)
-    slots = [0] * (3 * HIST_SLOTS)
-    counters = Counters()
+    fed = Uprobed()
+    fed.tick(1, (5, 3, stat(3, 300, 200, 1), slots(9, 0)))
+    # touched again since the epoch ended
+    (row,), _, (use,), _ = fed.tick(2, (5, 3, stat(5, 900, 50, 3, (400, 2)), slots(9, 2)))
+    assert (row.ops.reads_per_s, row.ops.read_bytes_per_s, row.ops.inside) == (2.0, 20.0, 6e-7)
+    assert row.ops.read == Hist({9: 2}, 600, 400)
+    assert (use.pid, use.dev, use.ino, use.cgroup, use.comm) == (3, "8:1", 5, 7, "cat")
+    assert use.ops == row.ops
+    assert fed.tick(3, (5, 3, stat(5, 900, 50, 3, (400, 2)), slots(9, 2))) == ([], 0, [], 0)
+    # counted after the tick that its epoch belongs to: not lost
+    (row,), *_ = fed.tick(4, (5, 3, stat(6, 901, 50, 3, (400, 2)), slots(9, 3)))
+    assert (row.ops.reads_per_s, row.ops.read) == (1.0, Hist({9: 1}, 1, None))
+    # dropped, and made again, with more than it had
+    (row,), *_ = fed.tick(9, (5, 3, stat(9, 970, 70, 9, born=8), slots(9, 9)))
+    assert row.ops.reads_per_s == 9.0
 
-    def update(value: bytes, epoch: int) -> list:
-        import struct
-        return counters.update([(key, value)], [(key, struct.pack(f"@{3 * HIST_SLOTS}I", *slots))],
-                               epoch)
 
-    update(stat(3, 300, 200, 1), 1)
-    slots[9] = 2
-    (change,) = update(stat(5, 900, 50, 3, (400, 2)), 2)  # touched again since the epoch ended
-    assert (change.n, change.ns[0], change.longest[0]) == ((2, 0, 0, 0), 600, 400)
-    ops = operations(change, counters.histograms(change), SECOND)
-    assert (ops.reads_per_s, ops.read_bytes_per_s, ops.inside) == (2.0, 20.0, 6e-7)
-    assert ops.read == Hist({9: 2}, 600, 400)
-    assert update(stat(5, 900, 50, 3), 3) == []
-    (change,) = update(stat(1, 70, 70, 4), 4)  # dropped, and made again
-    assert (change.n[0], change.ns[0]) == (1, 70)
+def test_a_file_is_the_sum_of_its_users():
+    fed = Uprobed()
+    entries = [(ino, pid, stat(pid, 100 * pid, 100 * pid, 1), slots(4, pid) if pid < 3 else None)
+               for ino in (5, 6) for pid in (1, 2, 3)]
+    rows, cut, uses, uses_cut = fed.tick(1, *entries, (7, 1, stat(1, 1, 1, 1), None), most=2)
+    assert (cut, uses_cut, len(uses)) == (1, 5, 2)
+    assert {use.pid for use in uses} == {3}
+    for row in rows:
+        assert (row.ops.reads_per_s, row.ops.read_bytes_per_s, row.ops.inside) == (6, 60, 6e-7)
+        assert row.ops.read == Hist({4: 3}, 300, 200)  # of the two of which one is kept
+
+
+def test_processes_and_filesystems_are_sums_of_the_same():
+    shares = Shares()
+    entries = [(fl.SHARE_STRUCT.pack(pid, dev), stat(pid + dev, 10 * pid, 9, 1) + slots(2, 1)
+                + bytes(4)) for pid in (1, 2, 3) for dev in (0, 21, 22)]
+    made = table(entries, fl.SHARE_STRUCT.size, fl.STAT_STRUCT.size + 4 * 3 * HIST_SLOTS + 4)
+    shares.update(made, 1, SECOND, 2, lambda pid: None)
+    assert [(p.pid, p.ops.reads_per_s) for p in shares.processes] == [(3, 52.0), (2, 49.0)]
+    assert shares.processes_cut == 1
+    assert {(f.dev, f.ops.reads_per_s) for f in shares.filesystems} == {
+        ("0:21", 69.0), ("0:22", 72.0)}
+    assert [(s.cgroup, s.dev, s.ops.reads_per_s) for s in shares.shares if s.pid is None] == [
+        (7, None, 1.0), (7, "0:21", 22.0), (7, "0:22", 23.0)]
+    total = sum(s.ops.reads_per_s or 0 for s in shares.shares)
+    assert total == shares.done == 147
+    assert sum(hist.count(s.ops.read) for s in shares.shares if s.ops.read) == 9
 
 
 def test_without_an_interval_there_are_no_rates():
@@ -222,14 +298,7 @@ def test_without_an_interval_there_are_no_rates():
 def test_a_histogram_made_again_begins_at_zero():
     assert histogram((1, 0), (5, 0), 9, 0) == Hist({0: 1}, 9, None)
     assert histogram((1, 0), (1, 0), 9, 0) is None
-
-
-def test_the_busiest_are_kept():
-    counters = Counters()
-    entries = [(fl.KEY_STRUCT.pack(i, 1, 0), stat(1, i, i, 1)) for i in range(10)]
-    found, cut = busiest(counters.update(entries, [], 1), 3)
-    assert sorted(int.from_bytes(g.raw_key[:8], "little") for g in found) == [7, 8, 9]
-    assert cut == 7
+    assert histogram((0, 2), None, 9, 5) == Hist({1: 2}, 9, 5)
 
 
 # -- descriptors, mounts ---------------------------------------------------------------------------

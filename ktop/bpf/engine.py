@@ -21,6 +21,7 @@ from typing import Any
 from ktop.bpf import syscall
 from ktop.bpf.attach import attach
 from ktop.bpf.layers import GROUPS, probes_of
+from ktop.bpf.table import Table
 from ktop.text import clean
 
 COMPILE_TIMEOUT_S = 180.0  # a bound, no expectation: an emulated CPU with kernel headers takes 90
@@ -222,12 +223,21 @@ class Engine:
 
     def read_hash(self, name: str) -> list[tuple[bytes, memoryview]]:
         """Every (key, value) of a hash map, in batches."""
+        table = self.read_table(name)
+        view, size = memoryview(table.values), table.value_size
+        return [(table.key(i), view[i * size:(i + 1) * size]) for i in range(table.entries)]
+
+    def read_table(self, name: str) -> Table:
+        """The same for big maps: nothing is cut up yet."""
         m = self.loaded.maps[name]
         keys, values, count = syscall.map_lookup_batch(
             m.fd, m.key_size, m.value_size, min(m.max_entries, _BATCH))
-        view = memoryview(values)
-        return [(keys[i * m.key_size:(i + 1) * m.key_size],
-                 view[i * m.value_size:(i + 1) * m.value_size]) for i in range(count)]
+        return Table(keys, values, count, m.key_size, m.value_size)
+
+    def read_counters(self, name: str, names: Collection[str]) -> dict[str, int]:
+        """A per-CPU array of u64 counters, summed over the CPUs, by the names of its elements."""
+        return {what: sum(int.from_bytes(cpu[:8], sys.byteorder)
+                          for cpu in self.read_percpu(name, i)) for i, what in enumerate(names)}
 
     def write_u32(self, name: str, value: int) -> None:
         """Set element 0 of an array of u32."""

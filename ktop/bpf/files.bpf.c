@@ -100,7 +100,8 @@ static __always_inline u32 fs_open_flags(struct fs_slot *s)
 static __always_inline bool fs_fold(struct fs_buffer *b, u64 hash, s64 ret, u64 now)
 {
     struct fs_open_key key = { .hash = hash, .error = ret < 0 ? ret : 0 };
-    struct fs_open_fold blank = { .last_ns = now };
+    struct fs_open_fold blank = { .last_ns = now, .first_ns = now, .cgroup = b->e.cgroup,
+                                  .tgid = b->e.tgid };
     __builtin_memcpy(key.comm, b->e.comm, sizeof(key.comm));
     struct fs_open_fold *fold = fs_opens.lookup(&key);
     if (!fold) {
@@ -111,7 +112,10 @@ static __always_inline bool fs_fold(struct fs_buffer *b, u64 hash, s64 ret, u64 
     }
     __sync_fetch_and_add(&fold->count, 1);
     fold->last_ns = now;
-    fold->tgid = b->e.tgid;
+    if (fold->tgid != b->e.tgid) {
+        fold->tgid = b->e.tgid;
+        fold->shared = 1;
+    }
     b->e.fold = hash;
     if (!fs_allowed(fold->named ? 2 : 3, now, fold->named ? KTOP_FS_FEED : KTOP_FS_NEW_FOLDS))
         return false;
@@ -153,6 +157,7 @@ static __always_inline void fs_opened(struct task_struct *task, struct fs_slot *
         }
         hash ^= (u64)base.dentry * 0x9e3779b97f4a7c15ULL;
     }
+    hash ^= b->e.cgroup * 0x9e3779b97f4a7c15ULL;
     if (!fs_fold(b, hash, ret, now))
         return;
     b->e.flags = fs_open_flags(s);
@@ -211,8 +216,8 @@ static __always_inline int fs_left(u32 nr, s64 ret)
     if (s->what <= FS_FSYNC) {
         u32 op = s->what - FS_READ;
         op &= 3;
-        fs_operation(op, ns, ret, config->epoch);
-        fs_file_operation(&s->file, op, ns, ret, config->epoch);
+        fs_operation(s->file.dev, op, ns, ret, config->epoch);
+        fs_account(&s->file, op, ns, ret, config->epoch);
         if (ns >= config->threshold_ns)
             fs_slow(task, s, ns, ret, now);
         return 0;
@@ -222,14 +227,12 @@ static __always_inline int fs_left(u32 nr, s64 ret)
         return 0;
     }
     struct fs_key key = {};
-    fs_operation(3, ns, ret, config->epoch);
-    if (ret >= 0) {
-        struct file *file = fs_file(task, ret);
-        if (fs_identify(file, &key)) {
-            fs_name(task, file, &key, now);
-            fs_file_operation(&key, 3, ns, ret, config->epoch);
-        }
+    struct file *file = ret >= 0 ? fs_file(task, ret) : NULL;
+    if (fs_identify(file, &key)) {
+        fs_name(task, file, &key, now);
+        fs_account(&key, 3, ns, ret, config->epoch);
     }
+    fs_operation(key.dev, 3, ns, ret, config->epoch);
     fs_opened(task, s, now, ret);
     return 0;
 }

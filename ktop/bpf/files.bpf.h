@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Files layer: what the syscalls on regular files do and how long they take, by file, process and
  * filesystem; opens, mounts; open descriptors of every process; pauses of those who dirty pages.
+ * An operation is counted twice besides the host's total: by (file, process), of which the sums are
+ * the files, and by (process, filesystem), of which they are the processes and the filesystems.
  *
  * Two programs see every syscall of the host and leave early by its number (fs_op): they are
  * attached only while somebody looks. Everything is measured from entry to exit of the syscall:
@@ -62,10 +64,17 @@ static __always_inline void fs_count(u32 which)
         (*n)++;
 }
 
-/* A file. */
+/* A file; what a process does with it; what it does on a filesystem (0: on none). */
 struct fs_key {
     u64 ino;
     u32 dev, generation;
+};
+struct fs_use {
+    struct fs_key file;
+    u32 tgid, pad;
+};
+struct fs_share {
+    u32 tgid, dev;
 };
 
 struct fs_stat {
@@ -73,7 +82,7 @@ struct fs_stat {
     u64 bytes[2];
     u64 longest[4], longest_before[4];  /* in `epoch`, and in the one before that had any */
     u32 epoch, epoch_before;
-    u64 named_ns;                       /* when the file's path was last sent */
+    u32 born, pad;                      /* the epoch in which it was made */
     u64 cgroup;
     char comm[16];
 };
@@ -89,10 +98,10 @@ struct fs_host {
     struct fs_stat stat;
     u64 slots[4 * KTOP_HIST_SLOTS];
 };
-BPF_TABLE("lru_hash", struct fs_key, struct fs_stat, fs_stats, KTOP_FS_KEYS);
-BPF_TABLE("lru_hash", struct fs_key, struct fs_hist, fs_hists, KTOP_FS_HISTS);
-BPF_TABLE("lru_hash", u32, struct fs_both, fs_processes, KTOP_FS_PROCESSES);      /* tgid */
-BPF_TABLE("lru_hash", u32, struct fs_both, fs_filesystems, KTOP_FS_FILESYSTEMS);  /* s_dev */
+BPF_TABLE("lru_hash", struct fs_use, struct fs_stat, fs_stats, KTOP_FS_USES);
+BPF_TABLE("lru_hash", struct fs_use, struct fs_hist, fs_hists, KTOP_FS_HISTS);
+BPF_TABLE("lru_hash", struct fs_share, struct fs_both, fs_shares, KTOP_FS_SHARES);
+BPF_TABLE("lru_hash", struct fs_key, u64, fs_named, KTOP_FS_NAMED);  /* when its path was sent */
 BPF_PERCPU_ARRAY(fs_hosts, struct fs_host, 1);
 BPF_PERCPU_ARRAY(fs_blank, struct fs_host, 1);
 
@@ -129,7 +138,7 @@ struct fs_buffer {
 };
 BPF_PERCPU_ARRAY(fs_buffers, struct fs_buffer, 1);
 
-/* Opens folded where they happen: a storm costs one entry, not an event each. */
+/* Opens folded where they happen, by path and cgroup: a storm costs one entry, not an event each. */
 struct fs_open_key {
     u64 hash;
     char comm[16];
@@ -137,8 +146,8 @@ struct fs_open_key {
     u32 pad;
 };
 struct fs_open_fold {
-    u64 count, last_ns;
-    u32 tgid, named;
+    u64 count, last_ns, first_ns, cgroup;
+    u32 tgid, named, shared, pad;  /* shared: others than tgid are in it */
 };
 BPF_TABLE("lru_hash", struct fs_open_key, struct fs_open_fold, fs_opens, KTOP_FS_FOLDS);
 
@@ -328,77 +337,50 @@ static __always_inline void fs_observe(struct fs_hist *h, u32 op, u64 ns)
         __sync_fetch_and_add(&h->slots[slot], 1);
 }
 
-static __always_inline struct fs_stat *fs_stat_of(struct fs_key *key)
+static __always_inline void fs_begin(struct fs_stat *s, u32 epoch)
 {
-    u32 zero = 0;
-    struct fs_stat *s = fs_stats.lookup(key);
-    if (s)
-        return s;
-    struct fs_host *blank = fs_blank.lookup(&zero);
-    if (blank && !fs_stats.insert(key, &blank->stat))
-        fs_count(FS_N_KEYS);
-    return fs_stats.lookup(key);
+    s->born = epoch;
+    s->cgroup = cgroup_of(fs_current());
+    bpf_get_current_comm(s->comm, sizeof(s->comm));
 }
 
-static __always_inline void fs_account_file(struct fs_key *key, u32 op, u64 ns, s64 ret, u32 epoch)
+/* One operation on a file. */
+static __always_inline void fs_account(struct fs_key *file, u32 op, u64 ns, s64 ret, u32 epoch)
 {
+    struct fs_use key = { .file = *file, .tgid = bpf_get_current_pid_tgid() >> 32 };
     u32 zero = 0;
-    struct fs_stat *s = fs_stat_of(key);
+    struct fs_stat *s = fs_stats.lookup(&key);
+    if (!s) {
+        struct fs_host *blank = fs_blank.lookup(&zero);
+        if (!blank)
+            return;
+        bool made = !fs_stats.insert(&key, &blank->stat);
+        s = fs_stats.lookup(&key);
+        if (s && made) {
+            fs_count(FS_N_KEYS);
+            fs_begin(s, epoch);
+        }
+    }
     if (s)
         fs_add(s, op, ns, ret, epoch);
     if (op > 2)
         return;
-    struct fs_hist *h = fs_hists.lookup(key);
+    struct fs_hist *h = fs_hists.lookup(&key);
     if (!h) {
         struct fs_host *blank = fs_blank.lookup(&zero);
         if (!blank)
             return;
-        fs_hists.insert(key, (struct fs_hist *)blank->slots);
-        h = fs_hists.lookup(key);
+        fs_hists.insert(&key, (struct fs_hist *)blank->slots);
+        h = fs_hists.lookup(&key);
     }
     if (h)
         fs_observe(h, op, ns);
 }
 
-static __always_inline void fs_account_process(u32 op, u64 ns, s64 ret, u32 epoch)
+/* One operation, for the host, its process and its filesystem. */
+static __always_inline void fs_operation(u32 dev, u32 op, u64 ns, s64 ret, u32 epoch)
 {
-    u32 zero = 0, tgid = bpf_get_current_pid_tgid() >> 32;
-    struct fs_both *p = fs_processes.lookup(&tgid);
-    if (!p) {
-        struct fs_host *blank = fs_blank.lookup(&zero);
-        if (!blank)
-            return;
-        fs_processes.insert(&tgid, (struct fs_both *)blank);
-        p = fs_processes.lookup(&tgid);
-        if (!p)
-            return;
-        p->stat.cgroup = cgroup_of(fs_current());
-        bpf_get_current_comm(p->stat.comm, sizeof(p->stat.comm));
-    }
-    fs_add(&p->stat, op, ns, ret, epoch);
-    fs_observe(&p->hist, op, ns);
-}
-
-static __always_inline void fs_account_filesystem(u32 dev, u32 op, u64 ns, s64 ret, u32 epoch)
-{
-    u32 zero = 0;
-    struct fs_both *p = fs_filesystems.lookup(&dev);
-    if (!p) {
-        struct fs_host *blank = fs_blank.lookup(&zero);
-        if (!blank)
-            return;
-        fs_filesystems.insert(&dev, (struct fs_both *)blank);
-        p = fs_filesystems.lookup(&dev);
-        if (!p)
-            return;
-    }
-    fs_add(&p->stat, op, ns, ret, epoch);
-    fs_observe(&p->hist, op, ns);
-}
-
-/* One operation, for the host and the process. */
-static __always_inline void fs_operation(u32 op, u64 ns, s64 ret, u32 epoch)
-{
+    struct fs_share key = { .tgid = bpf_get_current_pid_tgid() >> 32, .dev = dev };
     u32 zero = 0;
     struct fs_host *host = fs_hosts.lookup(&zero);
     if (host) {
@@ -408,25 +390,31 @@ static __always_inline void fs_operation(u32 op, u64 ns, s64 ret, u32 epoch)
         if (slot < 4 * KTOP_HIST_SLOTS)
             host->slots[slot]++;
     }
-    fs_account_process(op, ns, ret, epoch);
-}
-
-/* The same operation for the file and its filesystem. */
-static __always_inline void fs_file_operation(struct fs_key *key, u32 op, u64 ns, s64 ret, u32 epoch)
-{
-    fs_account_file(key, op, ns, ret, epoch);
-    fs_account_filesystem(key->dev, op, ns, ret, epoch);
+    struct fs_both *p = fs_shares.lookup(&key);
+    if (!p) {
+        struct fs_host *blank = fs_blank.lookup(&zero);
+        if (!blank)
+            return;
+        bool made = !fs_shares.insert(&key, (struct fs_both *)blank);
+        p = fs_shares.lookup(&key);
+        if (!p)
+            return;
+        if (made)
+            fs_begin(&p->stat, epoch);
+    }
+    fs_add(&p->stat, op, ns, ret, epoch);
+    fs_observe(&p->hist, op, ns);
 }
 
 /* Files are named when first seen, and every ten seconds again: they may be renamed or deleted. */
 static __always_inline void fs_name(struct task_struct *task, struct file *file,
                                     struct fs_key *key, u64 now)
 {
-    struct fs_stat *s = fs_stat_of(key);
-    if (!s || (s->named_ns && now - s->named_ns < 10000000000ULL))
+    u64 *named = fs_named.lookup(key);
+    if (named && now - *named < 10000000000ULL)
         return;
     if (!fs_allowed(0, now, KTOP_FS_NAMES))
         fs_count(FS_N_NAMES_CUT);
     else if (fs_send_name(task, file, key, now))
-        s->named_ns = now;
+        fs_named.update(key, &now);
 }

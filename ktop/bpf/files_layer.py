@@ -48,15 +48,18 @@ COUNTERS = ("lost", "opens", "opens_failed", "opens_shown", "slow", "slow_cut", 
             "names_cut")
 
 KEY = (("ino", "Q"), ("dev", "I"), ("generation", "I"))
+USE = (("file", "16s"), ("tgid", "I"), ("pad", "I"))  # a file, and a process that uses it
+SHARE = (("tgid", "I"), ("dev", "I"))                 # a process on a filesystem
 STAT = (("n", "4Q"), ("errors", "4Q"), ("ns", "4Q"), ("bytes", "2Q"), ("longest", "4Q"),
-        ("longest_before", "4Q"), ("epoch", "I"), ("epoch_before", "I"), ("named_ns", "Q"),
-        ("cgroup", "Q"), ("comm", "16s"))
+        ("longest_before", "4Q"), ("epoch", "I"), ("epoch_before", "I"), ("born", "I"),
+        ("pad", "I"), ("cgroup", "Q"), ("comm", "16s"))
 EVENT_NAME, EVENT_SLOW, EVENT_OPEN, EVENT_MOUNT = 1, 2, 3, 4
 EVENT = (("kind", "I"), ("tgid", "I"), ("time_ns", "Q"), ("cgroup", "Q"), ("latency_ns", "Q"),
          ("ret", "q"), ("file", "16s"), ("fold", "Q"), ("flags", "I"), ("nr", "I"),
          ("base_whole", "I"), ("text_len", "I"), ("comm", "16s"), ("fstype", "32s"))
 OPEN_KEY = (("hash", "Q"), ("comm", "16s"), ("error", "i"), ("pad", "I"))
-OPEN_FOLD = (("count", "Q"), ("last_ns", "Q"), ("tgid", "I"), ("named", "I"))
+OPEN_FOLD = (("count", "Q"), ("last_ns", "Q"), ("first_ns", "Q"), ("cgroup", "Q"), ("tgid", "I"),
+             ("named", "I"), ("shared", "I"), ("pad", "I"))
 PAUSE = (("pauses", "Q"), ("jiffies", "Q"), ("cgroup", "Q"), ("comm", "16s"))
 CONFIG = (("threshold_ns", "Q"), ("since_ns", "Q"), ("epoch", "I"), ("pad", "I"))
 FDS = (("tgid", "I"), ("fds", "I"), ("max_fds", "I"), ("pad", "I"), ("limit", "Q"),
@@ -64,13 +67,15 @@ FDS = (("tgid", "I"), ("fds", "I"), ("max_fds", "I"), ("pad", "I"), ("limit", "Q
        ("comm", "16s"))
 
 KEY_STRUCT, STAT_STRUCT, EVENT_STRUCT = packer(KEY), packer(STAT), packer(EVENT)
+USE_STRUCT, SHARE_STRUCT = packer(USE), packer(SHARE)
 OPEN_KEY_STRUCT, OPEN_FOLD_STRUCT = packer(OPEN_KEY), packer(OPEN_FOLD)
 PAUSE_STRUCT, CONFIG_STRUCT, FDS_STRUCT = packer(PAUSE), packer(CONFIG), packer(FDS)
 
 TEXT = 768        # bytes of a path as it was asked for; a third of it for each text of a mount
-KEYS = 10_240     # files counted at once
+USES = 12_288     # pairs of a file and a process counted at once
 HISTS = 2_048     # of them with latency histograms
-PROCESSES, FILESYSTEMS = 2_048, 256  # all with histograms
+SHARES = 3_072    # pairs of a process and a filesystem, all with histograms
+NAMED = 10_240    # files whose path was sent in the last seconds
 FOLDS = 8_192     # distinct (command, path, errno) of opens
 FD_WORDS = 1_024  # words of 64 descriptors counted per process
 
@@ -78,10 +83,10 @@ DEFINES: dict[str, int] = {
     "KTOP_FS_TEXT": TEXT,
     "KTOP_FS_BASE": 3_840,       # bytes of names from a dentry to the root, with 256 to spare
     "KTOP_FS_DEPTH": 32,         # names, and mounts crossed on the way
-    "KTOP_FS_KEYS": KEYS,
+    "KTOP_FS_USES": USES,
     "KTOP_FS_HISTS": HISTS,
-    "KTOP_FS_PROCESSES": PROCESSES,
-    "KTOP_FS_FILESYSTEMS": FILESYSTEMS,
+    "KTOP_FS_SHARES": SHARES,
+    "KTOP_FS_NAMED": NAMED,
     "KTOP_FS_FOLDS": FOLDS,
     "KTOP_FS_FD_WORDS": FD_WORDS,
     "KTOP_FS_RING_PAGES": 1_024,  # 4 MiB

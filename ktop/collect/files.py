@@ -13,34 +13,32 @@ from ktop.bpf.files_layer import (
     OPS,
     SYSCALLS,
 )
-from ktop.bpf.ringbuf import RingBuffer
 from ktop.collect import files_fds
+from ktop.collect.files_accounts import FileSum, Shares, Uses, device
 from ktop.collect.files_cache import Pauses, page_cache
-from ktop.collect.files_events import FileEvents, OpenFolds
+from ktop.collect.files_events import FileEvents
+from ktop.collect.files_folds import OpenFolds
 from ktop.collect.files_mounts import Mountinfo
-from ktop.collect.files_ops import Counters, Grown, HostTotals, busiest, operations
+from ktop.collect.files_ops import HostTotals
 from ktop.collect.layer import Tick
+from ktop.collect.ringlayer import RingLayer
 from ktop.model import Files
 from ktop.model_files import (
     EVENTS_PER_FRAME,
     ROWS_PER_FRAME,
-    FileProcess,
     FileRow,
-    FileSystem,
     MountEvent,
 )
-from ktop.text import comm
 
 THRESHOLD_NS = 10_000_000
 
 
-class FilesLayer:
+class FilesLayer(RingLayer):
     """The Files layer, tick by tick."""
 
     def __init__(self, engine: Engine | None) -> None:
+        super().__init__(engine, "files_events")
         self._engine = engine
-        self.lost = 0
-        self.lost_total = 0
         self._threshold = THRESHOLD_NS
         self._since = 0
         self._epoch = 1
@@ -49,11 +47,9 @@ class FilesLayer:
         self._events = FileEvents(engine.loaded.syscalls if engine is not None else {})
         self._counters = dict.fromkeys(COUNTERS, 0)
         self._host, self._folds = HostTotals(), OpenFolds()
-        self._files, self._processes, self._filesystems = Counters(), Counters(), Counters()
+        self._uses, self._shares = Uses(), Shares()
         self._fds, self._pauses, self._mountinfo = (
             files_fds.DescriptorTable(), Pauses(), Mountinfo())
-        ring = self._maps.get("files_events")
-        self._ring = RingBuffer(ring.fd, ring.max_entries) if ring else None
         if engine is not None and "fs_op" in self._maps:
             for number, name in engine.loaded.syscalls.items():
                 if name in SYSCALLS and number < 1024:
@@ -73,8 +69,7 @@ class FilesLayer:
 
     def drain(self) -> None:
         """Take what is in the ring."""
-        if self._ring is not None:
-            self._events.take(self._ring.drain())
+        self._events.take(self._take())
 
     def update(self, tick: Tick) -> Files:
         """One tick."""
@@ -91,7 +86,7 @@ class FilesLayer:
         elif self._was_live:
             self._since = tick.now  # what is under way now is not timed by the next session
             self._configure()
-        files.files_dropped = max(0, self._counters["keys"] - self._files.entries)
+        files.files_dropped = max(0, self._counters["keys"] - self._uses.entries)
         self._was_live = live
         self._always(files, tick)
         wall = tick.wall_offset
@@ -109,45 +104,35 @@ class FilesLayer:
         epoch, self._epoch = self._epoch, self._epoch + 1
         self._configure()
         files.host = self._host.update(self._engine.read_percpu("fs_hosts"), epoch, interval)
-        read = self._engine.read_hash
-        used = self._files.update(read("fs_stats"), read("fs_hists"), epoch)
-        users = self._processes.update_both(read("fs_processes"), epoch)
-        systems = self._filesystems.update_both(read("fs_filesystems"), epoch)
+        read = self._engine.read_table
+        found, files.rows_cut, files.uses, files.uses_cut = self._uses.update(
+            read("fs_stats"), read("fs_hists"), epoch, interval, ROWS_PER_FRAME, tick.process)
+        shares = self._shares
+        shares.update(read("fs_shares"), epoch, interval, ROWS_PER_FRAME, tick.process)
         self._folds.update(read("fs_opens"), tick.now)
         files.folds, files.folds_cut = self._folds.rows(
             tick.now, self._events.paths, ROWS_PER_FRAME)
+        files.owned = True
         if interval is None:
             return
-        found, files.rows_cut = busiest(used, ROWS_PER_FRAME)
-        files.rows = [self._file(change, interval) for change in found]
-        found, files.processes_cut = busiest(users, ROWS_PER_FRAME)
-        files.processes = [self._process(change, tick, interval) for change in found]
+        files.rows = [self._file(row) for row in found]
+        files.processes, files.processes_cut = shares.processes, shares.processes_cut
+        files.shares, files.filesystems = shares.shares, shares.filesystems[:ROWS_PER_FRAME]
+        files.unowned_per_s = max(0, self._host.done - shares.done) * 1e9 / interval
         types = {row.dev: row.fstype for row in files.rows if row.fstype}
         mounted = self._mountinfo.by_device()
-        for change in systems[:ROWS_PER_FRAME]:
-            dev = device(int.from_bytes(change.raw_key, sys.byteorder))
-            at = mounted.get(dev)
-            files.filesystems.append(FileSystem(
-                dev=dev, ops=operations(change, self._filesystems.histograms(change), interval),
-                fstype=at.fstype if at else types.get(dev), mount=at.target if at else None,
-                source=at.source if at else None))
+        for system in files.filesystems:
+            at = mounted.get(system.dev)
+            system.fstype = at.fstype if at else types.get(system.dev)
+            system.mount, system.source = (at.target, at.source) if at else (None, None)
 
-    def _file(self, change: Grown, interval: int) -> FileRow:
-        name = self._events.names.get(change.raw_key)
-        ino, dev, generation = KEY_STRUCT.unpack(change.raw_key)
+    def _file(self, row: FileSum) -> FileRow:
+        name = self._events.names.get(row.file)
+        ino, dev, generation = KEY_STRUCT.unpack(row.file)
         return FileRow(
-            path=name.path if name else None, dev=device(dev), ino=ino,
-            ops=operations(change, self._files.histograms(change), interval),
+            path=name.path if name else None, dev=device(dev), ino=ino, ops=row.ops,
             fstype=name.fstype if name else None, deleted=bool(name and name.deleted),
             whole=name.whole if name else True, generation=generation)
-
-    def _process(self, change: Grown, tick: Tick, interval: int) -> FileProcess:
-        pid = int.from_bytes(change.raw_key, sys.byteorder)
-        row = tick.process(pid)
-        return FileProcess(
-            pid=pid, comm=row.comm if row else comm(change.comm),
-            ops=operations(change, self._processes.histograms(change), interval),
-            cgroup=row.cgroup if row and row.cgroup is not None else change.cgroup or None)
 
     # -- always --------------------------------------------------------------------------------
 
@@ -155,12 +140,9 @@ class FilesLayer:
         """The kernel side's own totals: what was lost, cut, dropped."""
         if self._engine is None or "fs_counters" not in self._maps:
             return
-        sums = [sum(int.from_bytes(cpu[:8], sys.byteorder) for cpu in
-                    self._engine.read_percpu("fs_counters", i)) for i in range(len(COUNTERS))]
-        new = dict(zip(COUNTERS, sums, strict=True))
+        new = self._engine.read_counters("fs_counters", COUNTERS)
         old, self._counters = self._counters, new
-        self.lost = new["lost"] - old["lost"]
-        self.lost_total = new["lost"]
+        self._lose(new["lost"])
         files.slow_total = new["slow"]
         files.slow_cut = new["slow_cut"] - old["slow_cut"]
         files.opens_cut = new["opens"] - old["opens"]  # those shown are taken off later
@@ -192,12 +174,5 @@ class FilesLayer:
 
     def close(self) -> None:
         """Let go of the ring and the mount table."""
-        if self._ring is not None:
-            self._ring.close()
-            self._ring = None
+        super().close()
         self._mountinfo.close()
-
-
-def device(number: int) -> str:
-    """A kernel dev_t (20 bits of minor) as "major:minor"."""
-    return f"{number >> 20}:{number & 0xFFFFF}"

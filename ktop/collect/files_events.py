@@ -13,17 +13,15 @@ from ktop.bpf.files_layer import (
     EVENT_SLOW,
     EVENT_STRUCT,
     FOLDS,
-    KEYS,
-    OPEN_FOLD_STRUCT,
+    NAMED,
     OPEN_KEY_STRUCT,
     TEXT,
 )
 from ktop.collect.events import errno_name
 from ktop.collect.files_mounts import mount_flags
-from ktop.model_files import MountEvent, OpenEvent, OpenFold, SlowOp
+from ktop.model_files import MountEvent, OpenEvent, SlowOp
 from ktop.text import clean, comm
 
-WINDOW_NS = 60_000_000_000
 PENDING = 20_000  # records of one kind kept between two ticks
 _ACCESS = ("O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE")
 # asm-generic/fcntl.h, as x86 has it; others move some of them
@@ -140,7 +138,7 @@ class FileEvents:
         self.names[r.file] = Name(clean(joined(names, bool(r.base_whole))), clean(kind, 64),
                                   bool(r.flags & 1), bool(r.base_whole))
         self.names.move_to_end(r.file)
-        if len(self.names) > 2 * KEYS:
+        if len(self.names) > 2 * NAMED:
             self.names.popitem(last=False)
 
     def slow(self, wall_offset: int, most: int) -> tuple[list[SlowOp], int]:
@@ -184,59 +182,3 @@ class FileEvents:
                 error=errno_name(r.ret) if r.ret < 0 else None))
         self._mounts.clear()
         return found
-
-
-class OpenFolds:
-    """Opens by (command, path, errno) over a sliding minute, from the kernel's own counts."""
-
-    def __init__(self) -> None:
-        self._counts: dict[bytes, int] = {}
-        self._pids: dict[bytes, int] = {}
-        self._ticks: dict[bytes, deque[tuple[int, int]]] = {}
-        self._start = 0
-
-    def begin(self, now: int) -> None:
-        """Somebody looks from about now on: what was counted before is another minute."""
-        self._ticks.clear()
-        self._pids.clear()
-        self._start = now
-
-    def update(self, entries: Iterable[tuple[bytes, bytes | memoryview]], now: int) -> None:
-        """Count what is new in the `fs_opens` map at `now` (CLOCK_MONOTONIC ns)."""
-        counts: dict[bytes, int] = {}
-        for key, raw in entries:
-            count, _, pid, _ = OPEN_FOLD_STRUCT.unpack(raw)
-            counts[key] = count
-            before = self._counts.get(key, 0)
-            if count == before:
-                continue
-            self._ticks.setdefault(key, deque()).append(
-                (now, count - before if count > before else count))
-            self._pids[key] = pid
-        self._counts = counts
-
-    def rows(self, now: int, paths: OrderedDict[bytes, str], most: int
-             ) -> tuple[list[OpenFold], int]:
-        """Most frequent first, and how many were left out."""
-        window = max(1_000_000_000, min(WINDOW_NS, now - self._start))
-        sums: list[tuple[int, bytes]] = []
-        for key in list(self._ticks):
-            ticks = self._ticks[key]
-            while ticks and ticks[0][0] <= now - WINDOW_NS:
-                ticks.popleft()
-            if ticks:
-                sums.append((sum(n for _, n in ticks), key))
-            else:
-                del self._ticks[key]
-                self._pids.pop(key, None)
-        sums.sort(reverse=True)
-        for _, key in sums[2 * FOLDS:]:
-            del self._ticks[key]
-        found = []
-        for count, key in sums[:most]:
-            fold, command, error, _ = OPEN_KEY_STRUCT.unpack(key)
-            found.append(OpenFold(
-                comm=comm(command), path=paths.get(key), count=count,
-                error=errno_name(error) if error else None,
-                per_min=count * 60e9 / window, pid=self._pids[key], fold=fold))
-        return found, max(0, len(sums) - most)

@@ -1,21 +1,31 @@
-"""Files layer: counters of files, processes and filesystems -> what was done since last time."""
+"""Files layer: counters by file, process and filesystem -> what was done since last time."""
 
 from __future__ import annotations
 
-import heapq
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ktop.bpf.files_layer import STAT_STRUCT
-from ktop.bpf.layout import HIST_SLOTS
+from ktop import hist
+from ktop.bpf.files_layer import STAT, STAT_STRUCT
+from ktop.bpf.layout import HIST_SLOTS, packer
+from ktop.bpf.table import Table
 from ktop.model import Hist
 from ktop.model_files import FileOps
 
 _HIST = struct.Struct(f"@{3 * HIST_SLOTS}I")
 _HOST_SLOTS = struct.Struct(f"@{4 * HIST_SLOTS}Q")
+_NAMES = [name for name, _ in STAT]
 READ, WRITE, FSYNC, OPEN = range(4)
-Raw = tuple[bytes, bytes | memoryview]
+Hists = list[Hist | None]  # latency of read, write, fsync
+
+
+def _offset(field: str) -> int:
+    return packer(STAT[:_NAMES.index(field)]).size
+
+
+_EPOCH, _BORN = _offset("epoch"), _offset("born")
+STAT_END = STAT_STRUCT.size
 
 
 class Grown(NamedTuple):
@@ -39,8 +49,8 @@ def grown(raw_key: bytes, new: bytes, old: bytes | None, epoch: int) -> Grown | 
 
     An entry that was dropped and made again begins at zero. epoch: that of the interval.
     """
-    a = STAT_STRUCT.unpack(new)
-    b = STAT_STRUCT.unpack(old) if old is not None else _NOTHING
+    a = STAT_STRUCT.unpack_from(new)
+    b = STAT_STRUCT.unpack_from(old) if old is not None else _NOTHING
     if any(x < y for x, y in zip(a[:4], b[:4], strict=True)):
         b = _NOTHING
     change = tuple(x - y for x, y in zip(a[:14], b[:14], strict=True))
@@ -49,74 +59,91 @@ def grown(raw_key: bytes, new: bytes, old: bytes | None, epoch: int) -> Grown | 
     longest = (a[14:18] if a[22] == epoch else
                a[18:22] if a[23] == epoch else (0, 0, 0, 0))
     return Grown(raw_key, change[:4], change[4:8], change[8:12], change[12:14],
-                 longest, a[25], a[26])
+                 longest, a[26], a[27])
 
 
-class Counters:
-    """Differences of the entries' counts and histograms from tick to tick."""
+def together(changes: list[Grown]) -> Grown:
+    """Several entries' as one; key and owner are the first one's."""
+    if len(changes) == 1:
+        return changes[0]
+    first = changes[0]
+    n, errors, ns, moved = (
+        tuple(map(sum, zip(*(g[at] for g in changes), strict=True))) for at in (1, 2, 3, 4))
+    longest = tuple(map(max, zip(*(g.longest for g in changes), strict=True)))
+    return Grown(first.raw_key, n, errors, ns, moved, longest, first.cgroup, first.comm)
+
+
+def merged(hists: list[Hists]) -> Hists:
+    """Several entries' histograms as one; None where none has any."""
+    if len(hists) == 1:
+        return hists[0]
+    found: Hists = []
+    for column in zip(*hists, strict=True):
+        known = [h for h in column if h is not None]
+        found.append(hist.merge(known) if len(known) > 1 else known[0] if known else None)
+    return found
+
+
+class Changed(NamedTuple):
+    """An entry that was used in the interval: its value now, and when it was used before."""
+
+    key: bytes
+    new: bytes
+    old: bytes | None
+
+
+class Last:
+    """The values of a map's entries when they last changed.
+
+    Each has the epoch (tick) it was last used in, so what was not used costs nothing.
+    """
 
     def __init__(self) -> None:
-        self._stats: dict[bytes, bytes] = {}
-        self._hists: dict[bytes, bytes] = {}
-        self._before: dict[bytes, bytes] = {}
-        self.entries = 0
+        self._values: dict[bytes, bytes] = {}
 
-    def update(self, stats: Iterable[Raw], hists: Iterable[Raw], epoch: int) -> list[Grown]:
-        """Every entry that did anything since the last update."""
-        old = self._stats
-        self._stats = {key: bytes(value) for key, value in stats}
-        self._before, self._hists = self._hists, {key: bytes(value) for key, value in hists}
-        self.entries = len(self._stats)
-        found = []
-        for key, raw in self._stats.items():
-            before = old.get(key)
-            if raw != before:
-                change = grown(key, raw, before, epoch)
-                if change is not None:
-                    found.append(change)
-        return found
-
-    def update_both(self, entries: list[tuple[bytes, memoryview]], epoch: int) -> list[Grown]:
-        """The same from a map that has both in one value (struct fs_both)."""
-        end = STAT_STRUCT.size
-        return self.update([(key, value[:end]) for key, value in entries],
-                           [(key, value[end:end + _HIST.size]) for key, value in entries], epoch)
-
-    def histograms(self, change: Grown) -> list[Hist | None]:
-        """Latency of read, write and fsync; None where nothing ran or it was not kept."""
-        raw = self._hists.get(change.raw_key)
-        if raw is None:
-            return [None, None, None]
-        new = _HIST.unpack(raw)
-        before = self._before.get(change.raw_key)
-        old = _HIST.unpack(before) if before is not None else None
-        found: list[Hist | None] = []
-        for op in (READ, WRITE, FSYNC):
-            if not change.n[op]:
-                found.append(None)
+    def changed(self, table: Table, epoch: int) -> Iterator[Changed]:
+        """What was used since the last call. epoch: of the tick that ends now."""
+        values = self._values
+        # One epoch back: what is counted just after a reading may still bear that reading's.
+        for i, used in enumerate(table.column(_EPOCH, "I")):
+            if used < epoch - 1:
                 continue
-            a = new[op * HIST_SLOTS:(op + 1) * HIST_SLOTS]
-            b = old[op * HIST_SLOTS:(op + 1) * HIST_SLOTS] if old else (0,) * HIST_SLOTS
-            found.append(histogram(a, b, change.ns[op], change.longest[op]))
-        return found
+            key, new = table.key(i), table.value(i)
+            old = values.get(key)
+            if old == new:
+                continue
+            values[key] = new
+            if old is not None and old[_BORN:_BORN + 4] != new[_BORN:_BORN + 4]:
+                old = None  # dropped and made again
+            yield Changed(key, new, old)
+        if len(values) > table.entries + 1_000:
+            there = table.key_set()
+            self._values = {key: value for key, value in values.items() if key in there}
 
 
-def histogram(new: tuple[int, ...], old: tuple[int, ...], sum_ns: int, longest: int) -> Hist | None:
+def histograms(change: Grown, new: bytes, old: bytes | None, at: int = 0) -> Hists:
+    """Latency of read, write and fsync from the three arrays at `at`; None where nothing ran."""
+    a = _HIST.unpack_from(new, at)
+    b = _HIST.unpack_from(old, at) if old is not None else None
+    return [histogram(a[op * HIST_SLOTS:(op + 1) * HIST_SLOTS],
+                      b[op * HIST_SLOTS:(op + 1) * HIST_SLOTS] if b else None,
+                      change.ns[op], change.longest[op]) if change.n[op] else None
+            for op in (READ, WRITE, FSYNC)]
+
+
+def histogram(new: tuple[int, ...], old: tuple[int, ...] | None, sum_ns: int,
+              longest: int) -> Hist | None:
     """What a histogram grew by; one that was dropped and made again begins at zero."""
-    if any(x < y for x, y in zip(new, old, strict=True)):
-        old = (0,) * len(new)
-    counts = {i: x - y for i, (x, y) in enumerate(zip(new, old, strict=True)) if x != y}
+    if old is None:
+        counts = {i: n for i, n in enumerate(new) if n}
+    else:
+        counts = {i: x - y for i, (x, y) in enumerate(zip(new, old, strict=True)) if x != y}
+        if counts and min(counts.values()) < 0:
+            counts = {i: n for i, n in enumerate(new) if n}
     return Hist(counts, sum_ns, longest or None) if counts else None
 
 
-def busiest(changes: list[Grown], most: int) -> tuple[list[Grown], int]:
-    """Those on which most time was spent, and how many were left out."""
-    if len(changes) <= most:
-        return changes, 0
-    return heapq.nlargest(most, changes, key=lambda g: sum(g.ns)), len(changes) - most
-
-
-def operations(change: Grown, hists: list[Hist | None], interval_ns: int | None) -> FileOps:
+def operations(change: Grown, hists: Hists, interval_ns: int | None) -> FileOps:
     """One row's figures. Without an interval there are no rates."""
     read, write, fsync = hists
     ops = FileOps(read=read, write=write, fsync=fsync)
@@ -131,11 +158,15 @@ def operations(change: Grown, hists: list[Hist | None], interval_ns: int | None)
 
 
 class HostTotals:
-    """The per-CPU totals of the whole host: exact whatever was dropped from the tables."""
+    """The per-CPU totals of the whole host: exact whatever was dropped from the tables.
+
+    done: operations of the last interval.
+    """
 
     def __init__(self) -> None:
         self._stat = bytes(STAT_STRUCT.size)
         self._slots = (0,) * (4 * HIST_SLOTS)
+        self.done = 0
 
     def update(self, cpus: Iterable[bytes | memoryview], epoch: int,
                interval_ns: int | None) -> FileOps:
@@ -149,12 +180,13 @@ class HostTotals:
             mine = (stat[14:18] if stat[22] == epoch else
                     stat[18:22] if stat[23] == epoch else (0, 0, 0, 0))
             longest = [max(a, b) for a, b in zip(longest, mine, strict=True)]
-        new = STAT_STRUCT.pack(*sums, *longest, 0, 0, 0, 0, epoch, 0, 0, 0, b"")
+        new = STAT_STRUCT.pack(*sums, *longest, 0, 0, 0, 0, epoch, 0, 0, 0, 0, b"")
         change = grown(b"", new, self._stat, epoch)
         old_slots, self._stat, self._slots = self._slots, new, tuple(slots)
         if change is None:
             change = Grown(b"", (0,) * 4, (0,) * 4, (0,) * 4, (0, 0),
                            (0,) * 4, 0, b"")
+        self.done = sum(change.n)
         hists = [histogram(self._slots[i * HIST_SLOTS:(i + 1) * HIST_SLOTS],
                            old_slots[i * HIST_SLOTS:(i + 1) * HIST_SLOTS],
                            change.ns[i], change.longest[i]) for i in (READ, WRITE, FSYNC)]
