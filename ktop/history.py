@@ -31,7 +31,7 @@ class Tick:
     BLOCK_HISTS busiest pairs. files: latency by operation on files.
     rtt: round trips of established connections. states: mean number of threads `cpu` (running),
     `runq` (waiting for a CPU) and off CPU by reason (model.OFF_CPU); they sum to all threads.
-    mark: where the feeds stood. Units and None as in the model.
+    mark: where the feeds stood. monotonic_ns: of the frame's clock. Units and None as in the model.
     """
 
     at_ns: int
@@ -52,6 +52,7 @@ class Tick:
     rtt: Hist | None = None
     states: dict[str, float] | None = None
     mark: tuple[int, ...] = ()
+    monotonic_ns: int = 0
 
 
 def _file_hists(files: Files | None) -> dict[str, Hist] | None:
@@ -124,18 +125,16 @@ class History:
             {c.cpu: _busy(c.idle_pct, c.iowait_pct) for c in frame.cpus},
             {c.cpu: c.runq_len for c in frame.cpus}, _block_hists(frame.block),
             _file_hists(frame.files), frame.tcp.rtt if frame.tcp else None, _states(frame),
-            self.feeds.mark()))
+            self.feeds.mark(), clock.monotonic_ns))
         while self.ticks[0].at_ns < at_ns - self.span_ns:
             self.ticks.popleft()
 
-    def until(self, wall_ns: int) -> History:
-        """The past as it was at the last tick at or before a time of day: a view that is cheap."""
+    def until(self, monotonic_ns: int) -> History:
+        """The past as it was at the last tick at or before that time: a view that is cheap."""
         past = History(self.span_ns)
-        ticks = [tick for tick in self.ticks if tick.wall_ns <= wall_ns]
-        past.ticks = deque(ticks)
-        if ticks:
-            past.feeds = self.feeds.until(ticks[-1].mark)
-            past._monotonic_ns = ticks[-1].at_ns
+        past.ticks = deque(tick for tick in self.ticks if tick.monotonic_ns <= monotonic_ns)
+        if past.ticks:
+            past.feeds = self.feeds.until(past.ticks[-1].mark)
         return past
 
     def narrowed(self, members: Members) -> History:

@@ -76,6 +76,7 @@ class _Past:
     def __init__(self, scope: Scope, filled: int) -> None:
         self.history = History()
         self.filled = filled
+        self.begin = filled + 1  # the first position in it
         self.roster = Roster(scope)
         self.scope = scope
 
@@ -90,11 +91,11 @@ class _Past:
         self.filled += 1
         return frame
 
-    def covers(self, begin: int, begin_wall_ns: int) -> bool:
+    def covers(self, begin: int, moment: Moment) -> bool:
         """Whether everything from a position on is there, or can be had by going on."""
         ticks = self.history.ticks
-        return (self.filled >= begin - 1 and bool(ticks)
-                and ticks[0].wall_ns <= begin_wall_ns + SECOND)
+        return (self.begin <= begin <= self.filled + 1 and bool(ticks)
+                and ticks[0].monotonic_ns <= moment.monotonic_ns)
 
 
 class Lens:
@@ -133,7 +134,7 @@ class Lens:
 
     def _begin(self, whole: Frame, at: int) -> None:
         """A scope's events are there at once, its ticks in slices."""
-        self._past.filled = at - 1
+        self._past.filled, self._past.begin = at - 1, at
         if self.scope and self._before is not None:
             self._past.history = self._before.narrowed(self._past.roster.members(whole))
         if self.track.first < at < self.track.end:
@@ -142,10 +143,10 @@ class Lens:
     def _aim(self, at: int) -> None:
         """The past is to lead up to this position."""
         begin = self._begin_of(at)
-        wall = self.track.moment(begin).wall_ns
-        if self._past.covers(begin, wall):
+        moment = self.track.moment(begin)
+        if self._past.covers(begin, moment):
             self._next = None
-        elif self._next is None or not self._next.covers(begin, wall):
+        elif self._next is None or not self._next.covers(begin, moment):
             self._next = _Past(self.scope, begin - 1)
 
     def _begin_of(self, at: int) -> int:
@@ -193,5 +194,5 @@ class Lens:
         """The past that leads up to the frame in view."""
         past = self._past
         if self.whole is not None and self.at < past.filled:
-            return past.history.until(self.whole.clock.wall_ns)
+            return past.history.until(self.whole.clock.monotonic_ns)
         return past.history

@@ -14,9 +14,9 @@ from ktop.history import History
 from ktop.lens import Lens
 from ktop.model import Frame
 from ktop.panes.base import Pane
+from ktop.rewind import Ring
 from ktop.scope import HOST
 from ktop.screens.base import FrameScreen
-from ktop.shell.plain_ring import Ring
 from ktop.sources import ENDED, LIVE, STARTING, Silence, Source
 from ktop.widgets.header import Banner, Cost, Crumbs, Header, Keys, Status, TabBar
 from ktop.wire import Control
