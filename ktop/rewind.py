@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ktop import levels
 from ktop.kept import Entry, Keeper, Mark, make_mark
 from ktop.lens import Moment
+from ktop.levels import Levels
+from ktop.levels import decode as decode_levels
 from ktop.model import Frame
 from ktop.packing import GROUP, PackError, Unpacker
 from ktop.wire import WireError, decode_body
@@ -149,9 +150,9 @@ class Ring:
         """The last position at or before a time of day."""
         return self.first + find(self._walls, wall_ns)
 
-    def levels(self, begin: int, end: int) -> list[levels.Levels | None]:
+    def levels(self, begin: int, end: int) -> list[Levels | None]:
         """Of the positions begin to end - 1; None where there is no frame (any more)."""
-        return [levels.decode(self._entry(at).levels) if self.first <= at < self.end else None
+        return [decode_levels(self._entry(at).levels) if self.first <= at < self.end else None
                 for at in range(begin, end)]
 
     # -- marks ---------------------------------------------------------------------------------

@@ -43,6 +43,11 @@ def clean(raw: bytes | str, limit: int = LIMIT) -> str:
     return text if len(text) <= limit else text[:limit - 1] + "…"
 
 
+def is_clean(text: str) -> bool:
+    """Whether `clean` would leave it as it is, however long."""
+    return _HARMFUL.search(text) is None
+
+
 def comm(raw: bytes) -> str:
     """task_struct.comm: 16 bytes, NUL-terminated."""
     return clean(raw.split(b"\0", 1)[0], 64)
