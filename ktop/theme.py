@@ -113,6 +113,13 @@ _PALETTE: dict[str, tuple[str | None, str]] = {
     "heat6": ("cyan", ""),
     "heat7": ("cyan", ""),
     "heat8": ("green", ""),
+    # boxes of an icicle; filled, so that widths are seen at a glance
+    "flame.top": (None, "reverse"),
+    "flame.user": ("green", "reverse"),
+    "flame.kernel": ("cyan", "reverse"),
+    "flame.unknown": ("blue", "reverse"),
+    "flame.match": ("yellow", "reverse bold"),
+    "flame.cursor": (None, "bold"),
 }
 HEAT_LEVELS = 9
 
