@@ -18,7 +18,7 @@ from ktop.widgets.heatmap import LABEL, axis
 from ktop.widgets.strips import Piece, StripWidget, strip
 
 STATES = ("cpu", "runq", *OFF_CPU)  # as History's ticks name them, from the bottom of a bar
-NAMES = {"cpu": "on CPU", "runq": "waits for CPU", "io": "io (files, pipes)", "other": "other"}
+NAMES = {"cpu": "on CPU", "runq": "waits for CPU"}
 ABOUT = {
     "cpu": "running (sum_exec_runtime)",
     "runq": "runnable, waiting for a CPU (sched_info.run_delay)",
@@ -139,7 +139,7 @@ def figure_lines(states: States | None, threads: int | None, width: int, height:
         style = "normal" if value > 0 else "dim"
         share = fmt.pct(100 * value / total) if total else "-"
         rows.append([(" ", "normal"), (g.states[state], f"state.{state}"),
-                     (f" {name(state):<17}", style), (f"{share:>5}%", style),
+                     (f" {name(state):<15}", style), (f"{share:>5}%", style),
                      (f"{fmt.number(value):>7}", style)])
     room = height - len(lines) - 1
     if len(rows) > room:  # what is nothing gives way
@@ -147,7 +147,7 @@ def figure_lines(states: States | None, threads: int | None, width: int, height:
     now = "" if threads is None else f"  {fmt.count(threads)} now"
     share = "100.0" if total else "-"
     return [*lines, *(strip(row, width) for row in rows),
-            strip([(f" {'sum: mean threads':<19}", "dim"), (f"{share:>5}%", "dim"),
+            strip([(f" {'sum: threads':<17}", "dim"), (f"{share:>5}%", "dim"),
                    (f"{fmt.number(total):>7}", "strong"), (now, "dim")], width)]
 
 
