@@ -15,7 +15,7 @@ from ktop.bpf.layout import HIST_SLOTS, TASK_HIST_SLOTS
 from ktop.collect import block_records as rec
 from ktop.collect.block_disks import Disks, look, parse
 from ktop.collect.block_limits import parse_limit
-from ktop.model import Frame, Probe
+from ktop.model import Frame, Hist, Probe
 from ktop.model_block import Block, BlockOp, BlockUser, Device, Limit, SlowIo
 from ktop.panes.base import Pane
 from ktop.panes.block import VIEWS, BlockPane
@@ -137,23 +137,54 @@ def test_operations_are_differences():
     assert read.total is not None and read.total.max_ns is None  # the longest is of another tick
 
 
-def proc_value(reads: int, slot: int) -> bytes:
+def proc_value(reads: int, slot: int, born: int = 1, syncs: int = 0) -> memoryview:
     counts = [reads if i == slot else 0 for i in range(TASK_HIST_SLOTS)]
-    return bl.PROC_STRUCT.pack(reads, 0, 0, reads * 512, 0, 0, reads * 1000, 0, 0, *counts,
-                               b"evil\x1b[2J\0")
+    none = [0] * TASK_HIST_SLOTS
+    others = [syncs if i == 5 else 0 for i in range(TASK_HIST_SLOTS)]
+    return memoryview(bl.PROC_STRUCT.pack(
+        reads, 0, 0, syncs, reads * 512, 0, 0, 0, reads * 1000, 0, 0, syncs * 10, syncs, born,
+        *counts, *none, *others, b"evil\x1b[2J\0"))
+
+
+def who(pid: int = 42, dev: int = 8 << 20, cgroup: int = 7) -> bytes:
+    return struct.pack("@QII", cgroup, pid, dev)
+
+
+def name_of(dev: int) -> str:
+    return f"sd{dev & 0xF}"
 
 
 def test_users_come_go_and_are_forgotten():
-    users, key = rec.Users(), struct.pack("@QII", 7, 42, 0)
-    assert users.update([(key, memoryview(proc_value(5, 3)))], None) == []
-    (row,) = users.update([(key, memoryview(proc_value(9, 3)))], SECOND)
-    assert (row.pid, row.cgroup, row.reads_per_s, row.read_ns) == (42, 7, 4.0, 1000.0)
-    assert row.comm == "evil\\e[2J" and row.latency is not None and row.latency.counts == {3: 4}
-    assert users.update([(key, memoryview(proc_value(9, 3)))], SECOND) == []
-    (row,) = users.update([(key, memoryview(proc_value(2, 3)))], SECOND)  # evicted and back
-    assert row.reads_per_s == 2.0
-    (group,) = rec.by_cgroup([row, row])
-    assert group.pid is None and group.reads_per_s == 4.0 and group.read_ns == 1000.0
+    users, key = rec.Users(), who()
+    assert users.update([(key, proc_value(5, 3))], None, name_of) == []
+    (row,) = users.update([(key, proc_value(9, 3))], SECOND, name_of)
+    assert (row.pid, row.cgroup, row.device, row.reads_per_s, row.read_ns) == (
+        42, 7, "sd0", 4.0, 1000.0)
+    assert row.comm == "evil\\e[2J" and row.latency is None
+    assert row.read is not None and row.read.counts == {3: 4}
+    assert users.update([(key, proc_value(9, 3))], SECOND, name_of) == []
+    (row,) = users.update([(key, proc_value(20, 3, born=2))], SECOND, name_of)  # evicted and back
+    assert row.reads_per_s == 20.0
+    (row,) = users.update([(key, proc_value(20, 3, born=2, syncs=3))], SECOND, name_of)
+    assert (row.others_per_s, row.syncs_per_s, row.errors_per_s) == (3.0, 3.0, 3.0)
+    assert row.read is None and row.other == Hist({5: 3}, 30)
+
+
+def test_users_are_folded_by_process_and_by_cgroup():
+    users = rec.Users()
+    users.update([], None, name_of)
+    rows = users.update([(who(pid, dev), proc_value(pid, 3)) for pid in (1, 2, 3)
+                         for dev in (1, 2)], SECOND, name_of)
+    found = rec.by_process(rows)
+    assert [(u.pid, u.device, u.reads_per_s, u.read_ns) for u in found] == [
+        (1, None, 2.0, 1000.0), (2, None, 4.0, 1000.0), (3, None, 6.0, 1000.0)]
+    assert found[2].latency == Hist({3: 6}, 6000) and found[2].read is None
+    (group,) = rec.by_cgroup(rows)
+    assert (group.pid, group.comm, group.reads_per_s, group.latency) == (
+        None, "", 12.0, Hist({3: 12}, 12_000))
+    left = [row for row in rec.rest(rows, found[2:]) if row.pid is None]
+    assert [(u.device, u.reads_per_s, u.read) for u in left] == [
+        ("sd1", 3.0, Hist({3: 3}, 3000)), ("sd2", 3.0, Hist({3: 3}, 3000))]
 
 
 def test_a_slow_request():

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Block layer: one hook at block_rq_complete reads the request's own time stamps (start_time_ns,
  * io_start_time_ns: block/blk-mq.c) and files queue time, device time and their sum by device and
- * operation, and by process and cgroup; what is slow goes to the ring as well. A second hook at
- * block_io_start notes who submitted the request.
+ * operation, and by process, cgroup and device; what is slow goes to the ring as well. A second
+ * hook at block_io_start notes who submitted the request.
  *
  * A request is counted once, at its end; bytes as they complete. A write with a flush before it
  * (RQF_FLUSH_SEQ, block/blk-flush.c) completes in steps: its data, then itself; the flush that the
@@ -56,13 +56,15 @@ BPF_ARRAY(block_slow_ns, u64, 1);    /* requests of this less 1 ns are events; 0
 
 struct ktop_block_who {
     u64 cgroup;
-    u32 pid, pad;
+    u32 pid, dev;      /* of the whole disk */
 };
 
-/* Totals since first seen; class: 0 read, 1 write, 2 anything else. */
+/* Totals since first seen; class: 0 read, 1 write, 2 anything else, 3 only a flush (`sync`). The
+ * histograms are of the first three, the third holds the fourth too. */
 struct ktop_block_proc {
-    u64 requests[3], bytes[3], total_ns[3];
-    u32 hist[KTOP_TASK_HIST_SLOTS];
+    u64 requests[4], bytes[4], total_ns[4], errors;
+    u64 born_ns;
+    u32 hist[3 * KTOP_TASK_HIST_SLOTS];
     char comm[16];
 };
 _Static_assert(sizeof(struct ktop_block_proc) == KTOP_BLOCK_PROC_SIZE, "block_layer.PROC");
@@ -309,9 +311,10 @@ static __always_inline void block_file(struct ktop_block_op *o, struct ktop_bloc
     block_bucket(o->device, d->device_ns);
 }
 
-static __always_inline void block_charge(struct ktop_block_slot *s, struct ktop_block_done *d)
+static __always_inline void block_charge(struct ktop_block_slot *s, struct ktop_block_done *d,
+                                         s32 error)
 {
-    struct ktop_block_who who = {.cgroup = s->cgroup, .pid = s->pid};
+    struct ktop_block_who who = {.cgroup = s->cgroup, .pid = s->pid, .dev = d->dev};
     struct ktop_block_proc *p = block_procs.lookup(&who);
     u64 class = d->op;
     u32 zero = 0, slot;
@@ -323,18 +326,26 @@ static __always_inline void block_charge(struct ktop_block_slot *s, struct ktop_
         if (!p)
             return;
         __builtin_memcpy(p->comm, s->comm, sizeof(p->comm));
+        p->born_ns = d->now;
     }
-    asm volatile("" : "+r"(class));
-    if (class > 2)
+    if (class == KTOP_OP_SYNC)
+        class = 3;
+    else if (class > 2)
         class = 2;
+    asm volatile("" : "+r"(class));
+    if (class > 3)
+        return;
+    if (error)
+        __sync_fetch_and_add(&p->errors, 1);
     __sync_fetch_and_add(&p->requests[class], 1);
     __sync_fetch_and_add(&p->bytes[class], d->bytes);
     if (!d->stamped)
         return;
     __sync_fetch_and_add(&p->total_ns[class], d->total_ns);
     slot = hist_slot(d->total_ns, KTOP_TASK_HIST_SLOTS);
+    slot += (class > 2 ? 2 : class) * KTOP_TASK_HIST_SLOTS;
     asm volatile("" : "+r"(slot));
-    if (slot < KTOP_TASK_HIST_SLOTS)
+    if (slot < 3 * KTOP_TASK_HIST_SLOTS)
         __sync_fetch_and_add(&p->hist[slot], 1);
 }
 
@@ -416,7 +427,7 @@ static __always_inline int block_completed(struct request *rq, s32 error, u32 by
     block_times(rq, s, &d);
     block_file(o, &d);
     if (s)
-        block_charge(s, &d);
+        block_charge(s, &d, error);
     else if (d.op != KTOP_OP_FLUSH && d.op < KTOP_OP_DRIVER)
         block_count(KTOP_BLOCK_UNOWNED);
     u64 *threshold = block_slow_ns.lookup(&zero);

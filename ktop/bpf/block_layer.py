@@ -11,7 +11,7 @@ from ktop.bpf.probes import Probe
 DEFAULT_SLOW_NS = 10_000_000
 OP_SYNC = 254          # a request that is only a flush: an fsync's
 MAX_OPS = 1024         # (device, operation) pairs
-MAX_PROCS = 4096       # (process, cgroup) pairs, the least recent go first
+MAX_PROCS = 3072       # (process, cgroup, device), the least recent go first
 SLOT_BITS = 15         # places for requests under way
 RING_PAGES = 256       # 1 MiB: 7,000 slow requests between two drains
 
@@ -20,9 +20,10 @@ OP_TOTALS = ("requests", "bytes", "errors", "unstamped", "undivided", "queue_ns"
              "total_ns")
 OP = (*((name, "Q") for name in OP_TOTALS), ("longest", "8Q"), ("queue", f"{HIST_SLOTS}I"),
       ("device", f"{HIST_SLOTS}I"), ("total", f"{HIST_SLOTS}I"), ("", "4x"))
-# struct ktop_block_proc: each of reads, writes, others.
-PROC = (("requests", "3Q"), ("bytes", "3Q"), ("total_ns", "3Q"), ("hist", f"{TASK_HIST_SLOTS}I"),
-        ("comm", "16s"))
+# struct ktop_block_proc: each of reads, writes, others, syncs; histograms of the first three, syncs
+# are in the third.
+PROC = (("requests", "4Q"), ("bytes", "4Q"), ("total_ns", "4Q"), ("errors", "Q"), ("born_ns", "Q"),
+        ("hist", f"{3 * TASK_HIST_SLOTS}I"), ("comm", "16s"))
 SLOW = (("time_ns", "Q"), ("queue_ns", "Q"), ("device_ns", "Q"), ("total_ns", "Q"),
         ("cgroup", "Q"), ("sector", "Q"), ("dev", "I"), ("part", "I"), ("op", "I"), ("flags", "I"),
         ("bytes", "I"), ("pid", "I"), ("error", "i"), ("known", "I"), ("comm", "16s"))

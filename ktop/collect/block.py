@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import struct
 import sys
 from collections import deque
 
 from ktop.bpf import syscall
 from ktop.bpf.block_layer import COUNTERS, DEFAULT_SLOW_NS
 from ktop.bpf.engine import Engine
-from ktop.bpf.ringbuf import RingBuffer
 from ktop.collect.block_disks import Disks
-from ktop.collect.block_records import Ops, Users, by_cgroup, slow_row
+from ktop.collect.block_records import Ops, Users, by_cgroup, by_process, rest, slow_row
 from ktop.collect.cgroups import find_hierarchy
 from ktop.collect.layer import Tick
+from ktop.collect.ringlayer import RingLayer
 from ktop.model_block import SLOW_PER_FRAME, Block, BlockUser, Device, Limit
 
 MAX_USERS = 500  # rows; the busiest
 
 
-class BlockLayer:
+class BlockLayer(RingLayer):
     """The block layer, tick by tick."""
 
     def __init__(self, engine: Engine | None) -> None:
+        live = engine if engine is not None and engine.live("block_done") else None
+        super().__init__(live, "block_events")
         self._engine = engine
         self._disks, self._ops, self._users = Disks(), Ops(), Users()
         self._epoch = 0
@@ -30,25 +31,19 @@ class BlockLayer:
         self._happened = 0  # slow requests since the last update
         self._counters: dict[str, int] | None = None
         self._names: dict[int, str] = {}
-        self._ring: RingBuffer | None = None
         self._writeback_owner: bool | None = None
         self._slow_ns = DEFAULT_SLOW_NS
         self.limits: dict[str, Limit] = {}  # by device name
-        self.lost = 0
-        self.lost_total = 0
-        if engine is not None and engine.live("block_done"):
-            ring = engine.loaded.maps["block_events"]
-            self._ring = RingBuffer(ring.fd, ring.max_entries)
+        if live is not None:
             hierarchy = find_hierarchy()
             self._writeback_owner = bool(hierarchy and not hierarchy.v1)
         self.set_threshold(DEFAULT_SLOW_NS)
 
     def drain(self) -> None:
         """Empty the ring; of a flood only the newest are kept, the others are counted."""
-        if self._ring is not None:
-            found = self._ring.drain()
-            self._happened += len(found)
-            self._raw.extend(found)
+        found = self._take()
+        self._happened += len(found)
+        self._raw.extend(found)
 
     def update(self, tick: Tick) -> Block:
         """One tick."""
@@ -77,14 +72,17 @@ class BlockLayer:
                 device.concurrency = sum(
                     op.total.sum_ns for op in device.ops
                     if op.total and op.op != "flush") / interval
-        users = self._users.update(engine.read_hash("block_procs"), interval)
-        for user in users:
-            process = tick.process(user.pid) if user.pid is not None else None
+        rows = self._users.update(engine.read_hash("block_procs"), interval, self._device)
+        for row in rows:
+            process = tick.process(row.pid) if row.pid is not None else None
             if process is not None:
-                user.comm = process.comm
-        layer.groups = by_cgroup(users)
+                row.comm = process.comm
+        users = by_process(rows)
+        layer.groups = by_cgroup(rows)
         layer.users = _busiest(users)
         layer.users_cut = len(users) - len(layer.users)
+        layer.by_device = rest(rows, layer.users) if layer.users_cut else rows
+        layer.owned = True
         self._count(layer, interval)
         raw, happened = list(self._raw), self._happened
         self._raw.clear()
@@ -97,11 +95,9 @@ class BlockLayer:
 
     def _count(self, layer: Block, interval: int | None) -> None:
         assert self._engine is not None
-        new = {name: sum(struct.unpack("@Q", raw)[0] for raw in self._engine.read_percpu(
-            "block_counters", i)) for i, name in enumerate(COUNTERS)}
+        new = self._engine.read_counters("block_counters", COUNTERS)
         old, self._counters = self._counters, new
-        self.lost_total = new["lost_events"]
-        self.lost = self.lost_total - old["lost_events"] if old else self.lost_total
+        self._lose(new["lost_events"])
         layer.untracked_total = new["full"]
         owned = any(self._engine.live(probe) for probe in ("block_start", "block_issued"))
         if old and interval and owned:
@@ -113,12 +109,6 @@ class BlockLayer:
         if self._ring is not None and self._engine is not None:
             syscall.map_update(self._engine.loaded.maps["block_slow_ns"].fd, bytes(4),
                                (self._slow_ns + 1).to_bytes(8, sys.byteorder))
-
-    def close(self) -> None:
-        """Unmap the ring."""
-        if self._ring is not None:
-            self._ring.close()
-            self._ring = None
 
 
 def _busiest(users: list[BlockUser]) -> list[BlockUser]:

@@ -24,7 +24,8 @@ from ktop.text import comm
 
 _KEY = struct.Struct("@II")
 _WHO = struct.Struct("@QII")
-_REQUESTS = struct.Struct("@3Q")
+_REQUESTS = struct.Struct("@4Q")
+_BORN, _HISTS = 13, 14  # places of born_ns and of the histograms in a block_procs entry
 _N = len(OP_TOTALS)
 # REQ_* flags: positions in enum req_flag_bits, the same since 4.8 (include/linux/blk_types.h)
 _FLAGS = ((11, "sync"), (12, "meta"), (17, "fua"), (19, "ahead"), (20, "background"))
@@ -120,44 +121,49 @@ def _op_row(name: str, new: Op, old: Op, epoch: int, scale: float) -> BlockOp:
 
 
 class Users:
-    """Requests by process and cgroup."""
+    """Requests by process, cgroup and device."""
 
     def __init__(self) -> None:
         self._last: dict[bytes, tuple[int, ...]] | None = None
 
-    def update(self, found: list[tuple[bytes, memoryview]], interval: int | None
-               ) -> list[BlockUser]:
-        """A row for each whose requests ended in the interval."""
+    def update(self, found: list[tuple[bytes, memoryview]], interval: int | None,
+               name_of: Callable[[int], str]) -> list[BlockUser]:
+        """A row for each whose requests ended in the interval. name_of: a device's name by its
+        MKDEV number."""
         old, self._last = self._last, {}
         rows = []
         for key, raw in found:
             before = old.get(key) if old is not None else None
-            if before is not None and before[:3] == _REQUESTS.unpack_from(raw):
+            if before is not None and before[:4] == _REQUESTS.unpack_from(raw):
                 self._last[key] = before
                 continue
             value = self._last[key] = PROC_STRUCT.unpack(raw)
             if old is None or not interval:
                 continue
-            rows.append(_user_row(key, value, before, 1e9 / interval))
+            rows.append(_user_row(key, value, before, 1e9 / interval, name_of))
         return rows
 
 
 def _user_row(key: bytes, new: tuple[int, ...], old: tuple[int, ...] | None,
-              scale: float) -> BlockUser:
-    if old is None or any(a < b for a, b in zip(new[:9], old[:9], strict=True)):
+              scale: float, name_of: Callable[[int], str]) -> BlockUser:
+    if old is None or new[_BORN] != old[_BORN] != 0:  # 0: was read while it was being made
         old = (0,) * len(new)  # new, or forgotten and seen again
-    cgroup, pid, _ = _WHO.unpack(key)
-    d = [a - b for a, b in zip(new[:9], old[:9], strict=True)]
-    counts = {i: a - b for i, (a, b) in enumerate(zip(
-        new[9:9 + TASK_HIST_SLOTS], old[9:9 + TASK_HIST_SLOTS], strict=True)) if a > b}
+    cgroup, pid, dev = _WHO.unpack(key)
+    d = [a - b for a, b in zip(new[:13], old[:13], strict=True)]
+    hists: list[Hist | None] = []
+    for i, sum_ns in enumerate((d[8], d[9], d[10] + d[11])):
+        at = _HISTS + i * TASK_HIST_SLOTS
+        hists.append(_grown(new[at:at + TASK_HIST_SLOTS], old[at:at + TASK_HIST_SLOTS], sum_ns,
+                            None))
     name = new[-1]
     return BlockUser(
         cgroup=cgroup, pid=pid, comm=comm(name if isinstance(name, bytes) else b""),
-        reads_per_s=d[0] * scale, writes_per_s=d[1] * scale, others_per_s=d[2] * scale,
-        read_bytes_per_s=d[3] * scale, write_bytes_per_s=d[4] * scale,
-        read_ns=d[6] / d[0] if d[0] and d[6] else None,
-        write_ns=d[7] / d[1] if d[1] and d[7] else None,
-        latency=Hist(counts, sum(d[6:9])) if counts else None)
+        reads_per_s=d[0] * scale, writes_per_s=d[1] * scale, others_per_s=(d[2] + d[3]) * scale,
+        read_bytes_per_s=d[4] * scale, write_bytes_per_s=d[5] * scale,
+        read_ns=d[8] / d[0] if d[0] and d[8] else None,
+        write_ns=d[9] / d[1] if d[1] and d[9] else None,
+        device=name_of(dev), syncs_per_s=d[3] * scale, errors_per_s=d[12] * scale,
+        read=hists[0], write=hists[1], other=hists[2])
 
 
 def _mean(pairs: list[tuple[float, float | None]]) -> float | None:
@@ -167,21 +173,54 @@ def _mean(pairs: list[tuple[float, float | None]]) -> float | None:
     return sum(rate * ns for rate, ns in known) / weight if weight else None
 
 
-def by_cgroup(users: list[BlockUser]) -> list[BlockUser]:
-    """The same requests, folded by cgroup."""
+def together(users: list[BlockUser], pid: int | None, device: str | None = None) -> BlockUser:
+    """Several rows by device as one: of a process, or of several in a cgroup. device: of all."""
+    first = users[0]
+    row = BlockUser(
+        cgroup=first.cgroup, pid=pid, comm=first.comm if pid is not None else "", device=device,
+        read_ns=_mean([(u.reads_per_s, u.read_ns) for u in users]),
+        write_ns=_mean([(u.writes_per_s, u.write_ns) for u in users]))
+    for name in ("reads_per_s", "writes_per_s", "others_per_s", "read_bytes_per_s",
+                 "write_bytes_per_s", "syncs_per_s", "errors_per_s"):
+        setattr(row, name, sum(getattr(u, name) or 0.0 for u in users))
+    if device is not None:
+        row.read, row.write, row.other = (_merged(
+            [getattr(u, name) for u in users]) for name in ("read", "write", "other"))
+    else:
+        row.latency = _merged([h for u in users for h in (u.read, u.write, u.other)])
+    return row
+
+
+def _merged(hists: list[Hist | None]) -> Hist | None:
+    known = [h for h in hists if h is not None]
+    return hist.merge(known) if len(known) > 1 else known[0] if known else None
+
+
+def by_process(rows: list[BlockUser]) -> list[BlockUser]:
+    """Rows by device, folded by process and cgroup."""
+    found: dict[tuple[int, int | None], list[BlockUser]] = {}
+    for row in rows:
+        found.setdefault((row.cgroup, row.pid), []).append(row)
+    return [together(mine, pid) for (_, pid), mine in found.items()]
+
+
+def by_cgroup(rows: list[BlockUser]) -> list[BlockUser]:
+    """Rows by device, folded by cgroup."""
     found: dict[int, list[BlockUser]] = {}
-    for user in users:
-        found.setdefault(user.cgroup, []).append(user)
-    return [BlockUser(
-        cgroup=cgroup, comm="",
-        reads_per_s=sum(u.reads_per_s for u in us), writes_per_s=sum(u.writes_per_s for u in us),
-        others_per_s=sum(u.others_per_s for u in us),
-        read_bytes_per_s=sum(u.read_bytes_per_s for u in us),
-        write_bytes_per_s=sum(u.write_bytes_per_s for u in us),
-        read_ns=_mean([(u.reads_per_s, u.read_ns) for u in us]),
-        write_ns=_mean([(u.writes_per_s, u.write_ns) for u in us]),
-        latency=hist.merge(u.latency for u in us if u.latency) if any(
-            u.latency for u in us) else None) for cgroup, us in found.items()]
+    for row in rows:
+        found.setdefault(row.cgroup, []).append(row)
+    return [together(mine, None) for mine in found.values()]
+
+
+def rest(rows: list[BlockUser], shown: list[BlockUser]) -> list[BlockUser]:
+    """Rows by device: those of the users that are shown, the others summed by cgroup."""
+    kept = {(u.cgroup, u.pid) for u in shown}
+    found = [row for row in rows if (row.cgroup, row.pid) in kept]
+    groups: dict[tuple[int, str | None], list[BlockUser]] = {}
+    for row in rows:
+        if (row.cgroup, row.pid) not in kept:
+            groups.setdefault((row.cgroup, row.device), []).append(row)
+    return found + [together(mine, None, device) for (_, device), mine in groups.items()]
 
 
 def slow_row(raw: bytes, wall_offset: int, name_of: Callable[[int], str]) -> SlowIo:

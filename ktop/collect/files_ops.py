@@ -25,6 +25,7 @@ def _offset(field: str) -> int:
 
 
 _EPOCH, _BORN = _offset("epoch"), _offset("born")
+_UNBORN = bytes(4)  # it was read while it was being made
 STAT_END = STAT_STRUCT.size
 
 
@@ -113,7 +114,7 @@ class Last:
             if old == new:
                 continue
             values[key] = new
-            if old is not None and old[_BORN:_BORN + 4] != new[_BORN:_BORN + 4]:
+            if old is not None and new[_BORN:_BORN + 4] != old[_BORN:_BORN + 4] != _UNBORN:
                 old = None  # dropped and made again
             yield Changed(key, new, old)
         if len(values) > table.entries + 1_000:
