@@ -29,6 +29,7 @@ from ktop.shell.finding import Finding
 from ktop.shell.scoping import Scoping
 from ktop.shell.timing import Timing
 from ktop.sources import ENDED, LiveSource, Source
+from ktop.sources_replay import ReplaySource
 from ktop.widgets.header import (
     Banner,
     Crumbs,
@@ -37,12 +38,10 @@ from ktop.widgets.header import (
     Keys,
     Status,
     TabBar,
-    interval_text,
 )
 from ktop.widgets.table import VirtualTable
-from ktop.wire import Control
+from ktop.widgets.timeline import Timeline
 
-INTERVALS_NS = tuple(round(s * 1e9) for s in (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60))
 # The table's own names for what the shell's keys do as well.
 SORTING = ("sort_step", "invert")
 KEY_NAMES = {"up": "Up", "down": "Down", "left": "Left", "right": "Right", "pageup": "PgUp",
@@ -106,6 +105,7 @@ class KtopApp(Scoping, Timing, Finding):
         """Lines around one body. Panes are built when they are first looked at."""
         yield Header()
         yield TabBar([pane.title for pane in self.panes])
+        yield Timeline()
         yield Crumbs()
         yield Banner()
         yield Container(id="panes")
@@ -117,6 +117,7 @@ class KtopApp(Scoping, Timing, Finding):
         self.header, self.tabs = self.query_one(Header), self.query_one(TabBar)
         self.banner, self.status = self.query_one(Banner), self.query_one(Status)
         self.keys, self.crumbs = self.query_one(Keys), self.query_one(Crumbs)
+        self.timeline = self.query_one(Timeline)
         self._built = True
         await self._show_pane(1)
         self.app_resume_signal.subscribe(self, self._resumed)
@@ -124,6 +125,9 @@ class KtopApp(Scoping, Timing, Finding):
         self.set_scope(self._first_scope)
         self.source = self._make_source()
         self.source.start(self.arrived, self.source_changed)
+        if isinstance(self.source, ReplaySource):
+            self.open_recording(self.source)
+            self.set_scope(self._first_scope)
         self.want_probes()
         self.source_changed()
 
@@ -142,9 +146,12 @@ class KtopApp(Scoping, Timing, Finding):
         hints = [Hint(shown, label, 5 + n) for n, (shown, label) in enumerate(self._local_keys())]
         if self.source.state == ENDED:
             hints.insert(0, Hint("r", "Restart collector", 0))
-        hints += [Hint(shown, label, 20 + rank) for shown, label, rank in PAIRS]
+        moving = self.time_hints()
+        hints += moving
+        hints += [Hint(shown, label, 20 + rank) for shown, label, rank in PAIRS
+                  if not (moving and label == "Interval")]
         for action in sorted(ACTIONS, key=lambda action: -action.footer):
-            if action.footer:
+            if action.footer and not (moving and action.name == "pause"):
                 resume = action.name == "pause" and not self.following
                 hints.append(Hint(action.shown.split()[0], "Resume" if resume else action.label,
                                   action.footer + 15 * (action.footer > 3)))
@@ -172,8 +179,7 @@ class KtopApp(Scoping, Timing, Finding):
         pane.display = True
         self.want_probes()
         self.tabs.set(number)
-        if self.frame is not None:
-            pane.show(self.frame, self.lens.history)
+        self.show_pane(pane)
         self._focus(pane)
         self.keys_changed()
 
@@ -204,27 +210,6 @@ class KtopApp(Scoping, Timing, Finding):
         await self.action_pane((self.number - 1 + step) % len(self.panes) + 1)
 
     # -- actions -------------------------------------------------------------------------------
-
-    def action_pause(self) -> None:
-        """Hold the picture still, for as long as one likes to walk about in it; samples go on."""
-        if self.following:
-            self.following = False
-            self.show_again()
-        else:
-            self.go(None)
-        self._message_over()
-        self.keys_changed()
-
-    def action_interval(self, step: int) -> None:
-        """The next longer or shorter interval."""
-        later = [i for i in INTERVALS_NS if (i - self.interval_ns) * step > 0]
-        if not later:
-            self.say(f"every {interval_text(self.interval_ns)} is as far as it goes")
-            return
-        self.interval_ns = min(later, key=lambda i: abs(i - self.interval_ns))
-        self.source.ask(Control(interval_ns=self.interval_ns))
-        self._show_lines()
-        self.say(f"a sample every {interval_text(self.interval_ns)}")
 
     def _table(self) -> VirtualTable | None:
         """The table that sorting is about: the one with the focus, or the pane's first."""

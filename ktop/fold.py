@@ -64,7 +64,5 @@ def _plan(kind: type[Part]) -> list[tuple[str, bool]]:
 def fold(rows: Sequence[P]) -> P:
     """One row that stands for all. Figures None where none of the rows knows them."""
     kind = type(rows[0])
-    total: P = kind.__new__(kind)
-    for name, adds in _plan(kind):
-        setattr(total, name, added([getattr(row, name) for row in rows]) if adds else None)
-    return total
+    return kind(*(added([getattr(row, name) for row in rows]) if adds else None
+                  for name, adds in _plan(kind)))

@@ -11,6 +11,7 @@ from textual.widget import Widget
 
 from ktop.history import History
 from ktop.model import Frame
+from ktop.panes.groups import GroupTree
 from ktop.widgets.columns import Column
 from ktop.widgets.table import VirtualTable
 from ktop.wire import Control
@@ -39,6 +40,10 @@ class Pane(Widget, can_focus=True):
     Pane { width: 1fr; height: 1fr; layout: vertical; }
     """
 
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._trees: dict[str, GroupTree] = {}
+
     def show(self, frame: Frame, history: History) -> None:
         """Show this tick. Called once per tick while visible, and at once on becoming visible."""
         raise NotImplementedError
@@ -51,9 +56,17 @@ class Pane(Widget, can_focus=True):
         """The tables that are in view, the main one first: what sort and find work on."""
         return [table for table in self.query(VirtualTable) if in_view(table, self)]
 
-    def groupable(self) -> bool:
-        """Whether a table in view can be folded by control group."""
-        return False
+    def fold_tables(self, frame: Frame) -> int:
+        """Fold the tables by control group, or unfold them; how many in view are folded.
+
+        A table can be while its rows say what control group they belong to.
+        """
+        groups = {group.id: group for group in frame.cgroups}
+        for table in self.query(VirtualTable):
+            tree = self._trees.setdefault(str(table.id), GroupTree())
+            tree.groups = groups
+            table.fold_by(tree if self.grouped else None)
+        return sum(1 for table in self.tables() if table.folding is not None)
 
     def focus_main(self) -> None:
         """Put the keyboard focus where this pane wants it."""

@@ -65,17 +65,20 @@ def _nested(path: str, found: dict[str, Group]) -> None:
             return
 
 
-def _sum_up(group: Group, depth: int, opened: frozenset[str]) -> list[Any]:
-    """Totals from the leaves up; the rows that went into them."""
+def _sum_up(group: Group, depth: int, opened: frozenset[str]) -> None:
+    """Totals from the leaves up."""
     group.depth, group.open = depth, group.path in opened
-    rows = list(group.rows)
+    bare = [plain(row) for row in group.rows]
+    totals = [fold(bare)] if bare else []
+    latencies = [latency_of(row) for row in bare]
+    group.count = len(bare)
     for child in group.below:
-        rows += _sum_up(child, depth + 1, opened)
-    bare = [plain(row) for row in rows]
-    group.count = len(rows)
-    group.total = fold(bare) if bare else None
-    group.latency = added([latency_of(row) for row in bare])
-    return rows
+        _sum_up(child, depth + 1, opened)
+        totals.append(child.total)
+        latencies.append(child.latency)
+        group.count += child.count
+    group.total = totals[0] if len(totals) == 1 else fold(totals)
+    group.latency = added(latencies)
 
 
 def tree(rows: Sequence[Any], groups: Mapping[int, Cgroup], opened: frozenset[str]) -> list[Group]:
@@ -122,35 +125,14 @@ def value_of(column: Column, row: Any) -> Any:
         return None  # a name, an age: not of a group
 
 
-def flattened(roots: Sequence[Group], identity: Callable[[Any], Key], column: Column | None,
-              descending: bool) -> list[Any]:
-    """The tree as lines: groups in the order of a column among their siblings, open ones with
-    their rows."""
-    lines: list[Any] = []
-    for group in _ordered(roots, column, descending):
-        lines.append(group)
-        if group.open:
-            lines += flattened(group.below, identity, column, descending)
-            lines += order_rows(group.rows, identity, column, descending)
-    return lines
-
-
 def _ordered(groups: Sequence[Group], column: Column | None, descending: bool) -> list[Group]:
     groups = sorted(groups, key=lambda group: group.path)
     if column is None:
-        return groups
+        return sorted(groups, key=lambda group: -group.count)
     known = [(value_of(column, group), group) for group in groups]
     rated = [pair for pair in known if pair[0] is not None]
     rated.sort(key=lambda pair: pair[0], reverse=descending)
     return [group for _, group in rated] + [group for value, group in known if value is None]
-
-
-def _name(row: Any, depths: Mapping[int, int]) -> str:
-    g = theme.glyphs()
-    if isinstance(row, Group):
-        mark = g.down if row.open else g.more_right
-        return f"{'  ' * row.depth}{mark} {row.name}"
-    return "  " * depths.get(id(row), 1) + " " + g.last
 
 
 def _for_group(column: Column) -> Column:
@@ -190,15 +172,59 @@ def _percentile(pct: float) -> Column:
                        "connect, round trip)")
 
 
-def group_columns(columns: Sequence[Column]) -> list[Column]:
-    """The columns of a table that is folded by control group."""
-    first = Column(
-        "group", "CONTROL GROUP", NAME_WIDTH, lambda row: _name(row, {}), "left",
-        sort=lambda row: row.path if isinstance(row, Group) else "",
-        style=lambda row: "strong" if isinstance(row, Group) else "dim",
-        help="control group, with all below it; Enter opens it to its rows, c goes into it")
-    count = Column("rows", "ROWS", 5, lambda row: fmt.count(row.count) if isinstance(row, Group)
-                   else "", sort=lambda row: row.count if isinstance(row, Group) else None,
-                   help="rows in it")
-    rest = [_for_group(column) for column in columns if column.key != "cgroup"]
-    return [first, count, *(_percentile(pct) for pct in (50.0, 95.0, 99.0)), *rest]
+class GroupTree:
+    """The rows of a table folded by control group. `groups`: those of the frame, by id."""
+
+    def __init__(self) -> None:
+        self.groups: Mapping[int, Cgroup] = {}
+        self._opened: frozenset[str] = frozenset()
+        self._depths: dict[int, int] = {}  # of the rows shown last, by id()
+
+    def takes(self, row: Any) -> bool:
+        """Whether it says which control group it belongs to."""
+        return hasattr(plain(row), "cgroup")
+
+    def lines(self, rows: Sequence[Any], identity: Callable[[Any], Key], column: Column | None,
+              descending: bool) -> list[Any]:
+        """Groups, and below the unfolded ones their groups and rows."""
+        found: list[Any] = []
+        self._depths = {}
+        self._flatten(tree(rows, self.groups, self._opened), identity, column, descending, found)
+        return found
+
+    def _flatten(self, groups: Sequence[Group], identity: Callable[[Any], Key],
+                 column: Column | None, descending: bool, found: list[Any]) -> None:
+        for group in _ordered(groups, column, descending):
+            found.append(group)
+            if group.open:
+                self._flatten(group.below, identity, column, descending, found)
+                self._depths.update((id(row), group.depth + 1) for row in group.rows)
+                found += order_rows(group.rows, identity, column, descending)
+
+    def key(self, line: Any) -> Key | None:
+        """The path, of a group."""
+        return ("group", line.path) if isinstance(line, Group) else None
+
+    def toggle(self, line: Any) -> None:
+        """Open a group or close it."""
+        self._opened = self._opened ^ {line.path}
+
+    def columns(self, columns: Sequence[Column]) -> list[Column]:
+        """Name, rows, percentiles, and the table's own columns."""
+        first = Column(
+            "group", "CONTROL GROUP", NAME_WIDTH, self._name, "left",
+            sort=lambda row: row.path if isinstance(row, Group) else "",
+            style=lambda row: "strong" if isinstance(row, Group) else "dim",
+            help="control group, with all below it; Enter opens it to its rows, c goes into it")
+        count = Column("rows", "ROWS", 5, lambda row: fmt.count(row.count) if isinstance(row, Group)
+                       else "", sort=lambda row: row.count if isinstance(row, Group) else None,
+                       help="rows in it")
+        rest = [_for_group(column) for column in columns if column.key != "cgroup"]
+        return [first, count, *(_percentile(pct) for pct in (50.0, 95.0, 99.0)), *rest]
+
+    def _name(self, row: Any) -> str:
+        g = theme.glyphs()
+        if isinstance(row, Group):
+            return f"{'  ' * row.depth}{g.down if row.open else g.more_right} {row.name}"
+        name = getattr(plain(row), "comm", None) or ""
+        return f"{'  ' * self._depths.get(id(row), 1)}{g.last}{name}"

@@ -181,7 +181,14 @@ class Shell(TerminalApp):
             if lens.frame is not None and lens.whole is not None and over.is_mounted:
                 over.show(lens.frame, lens.history, lens.whole)
         elif self.lens.frame is not None and self.pane.is_attached:
-            self.pane.show(self.lens.frame, self.lens.history)
+            self.show_pane(self.pane)
+
+    def show_pane(self, pane: Pane) -> None:
+        """The frame in view to a pane."""
+        frame = self.lens.frame
+        if frame is not None:
+            pane.fold_tables(frame)
+            pane.show(frame, self.lens.history)
 
     # -- screens that follow the frames --------------------------------------------------------
 

@@ -105,12 +105,13 @@ class Scoping(Shell):
         self.set_scope(HOST)
 
     def action_group(self) -> None:
-        """Fold the tables of the pane by control group, or unfold them."""
+        """Fold the tables of every pane by control group, or unfold them."""
         grouped = not self.pane.grouped
         for pane in self.panes:
             pane.grouped = grouped
-        if not self.pane.groupable():
-            self.say("nothing in this view can be folded by control group")
+        frame = self.lens.frame
+        if frame is not None and not self.pane.fold_tables(frame) and grouped:
+            self.say("nothing in this view belongs to control groups: another view or pane may")
         self.show_again()
 
     def action_stacks(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 from ktop.widgets.strips import Piece
 
@@ -178,3 +178,23 @@ def heir(old_keys: Sequence[Key], at: int, alive: Mapping[Hashable, int]) -> Key
         if key in alive:
             return key
     return None
+
+
+class Tree(Protocol):
+    """Rows as a tree: lines of its own that stand for many rows, and rows below those unfolded."""
+
+    def takes(self, row: Any) -> bool:
+        """Whether rows like this one have a place in it."""
+
+    def lines(self, rows: Sequence[Any], identity: Callable[[Any], Key], column: Column | None,
+              descending: bool) -> list[Any]:
+        """All lines, in the order of a column among their siblings."""
+
+    def key(self, line: Any) -> Key | None:
+        """The identity of a line of the tree's own; None of a row."""
+
+    def columns(self, columns: Sequence[Column]) -> list[Column]:
+        """The table's columns, for lines of both kinds; the first names the branch."""
+
+    def toggle(self, line: Any) -> None:
+        """Unfold a line of the tree's own, or fold it."""

@@ -77,10 +77,11 @@ class Filtering:
         self.matched = matched
         return found, below
 
-    def next(self, rows: Sequence[Any], at: int | None, step: int) -> tuple[int, bool] | None:
+    def next(self, rows: Sequence[Any], at: int | None, step: int,
+             eligible: Callable[[Any], bool] = lambda _: True) -> tuple[int, bool] | None:
         """(place of the next row that the search matches, whether it went round); None: nowhere.
 
-        at: from where; None is before the first or behind the last.
+        at: from where; None is before the first or behind the last. eligible: of which rows.
         """
         if self.searched is None or not rows:
             return None
@@ -90,7 +91,8 @@ class Filtering:
         try:
             for distance in range(1, count + 1):
                 place = start + step * distance
-                if self.searched.matches(rows[place % count]):
+                row = rows[place % count]
+                if eligible(row) and self.searched.matches(row):
                     return place % count, not 0 <= place < count
         except SlowPattern:
             self.problem = "the pattern takes too long"

@@ -21,6 +21,7 @@ from ktop.widgets.columns import (
     Key,
     Layout,
     Plan,
+    Tree,
     arranged,
     heir,
     interleave,
@@ -109,6 +110,8 @@ class VirtualTable(StripWidget, can_focus=True):
         self.columns = self.declared  # those shown, in the order and with the widths chosen
         self.layout_chosen = Layout()
         self.filtering = Filtering()
+        self.folding: Tree | None = None
+        self._wanted: Tree | None = None  # in force when the rows can be folded
         self.identity = identity
         self.frozen = frozen
         self.feed = feed
@@ -136,6 +139,7 @@ class VirtualTable(StripWidget, can_focus=True):
         for some in (rows, *self._children.values()) if len(self._children) < 9 else (rows,):
             if some:
                 self._models[type(getattr(some[0], "event", some[0]))] = None
+        self._refold()
         self._order()
 
     @property
@@ -155,7 +159,12 @@ class VirtualTable(StripWidget, can_focus=True):
         return self._source
 
     def _column(self, key: str | None) -> Column:
-        return next((c for c in self.declared if c.key == key), self.declared[0])
+        return next((c for c in (*self.columns, *self.declared) if c.key == key),
+                    self.declared[0])
+
+    def _key(self, row: Any) -> Key:
+        own = self.folding.key(row) if self.folding is not None else None
+        return self.identity(row) if own is None else own
 
     def _order(self) -> None:
         column = self._column(self.sort_key) if self.sort_key else None
@@ -163,11 +172,14 @@ class VirtualTable(StripWidget, can_focus=True):
         if self.filtering.problem:
             self.post_message(self.Filtered(self, self.filtering.problem))
             self.filtering.problem = ""
-        rows = order_rows(kept, self.identity, column, self.descending)
-        rows = interleave(rows, children, self.identity)
+        if self.folding is not None:
+            rows = self.folding.lines(kept, self.identity, column, self.descending)
+        else:
+            rows = order_rows(kept, self.identity, column, self.descending)
+            rows = interleave(rows, children, self.identity)
         old_keys, old_index = self._keys, self._index
         self._rows = rows
-        self._keys = [self.identity(row) for row in rows]
+        self._keys = [self._key(row) for row in rows]
         self._index = {key: i for i, key in enumerate(self._keys)}
         self._follow(old_keys, old_index)
         self.repaint()
@@ -211,7 +223,9 @@ class VirtualTable(StripWidget, can_focus=True):
         if filtering.searched is None:
             return "nothing to look for yet: / asks"
         at = self._index.get(self.selected) if self.selected is not None else None
-        found = filtering.next(self._rows, at, step)
+        folding = self.folding
+        found = filtering.next(self._rows, at, step,
+                               lambda row: folding is None or folding.key(row) is None)
         if found is None:
             return filtering.problem or f"no row matches {filtering.searched_text}"
         self.select(self._keys[found[0]])
@@ -285,8 +299,12 @@ class VirtualTable(StripWidget, can_focus=True):
         return True
 
     def action_select(self) -> None:
-        """Report the row under the cursor as chosen."""
-        if self.selected_row is not None:
+        """Report the row under the cursor as chosen; a branch of the tree unfolds or folds."""
+        row = self.selected_row
+        if row is not None and self.folding is not None and self.folding.key(row) is not None:
+            self.folding.toggle(row)
+            self._order()
+        elif row is not None:
             self.post_message(self.Selected(self, self.selected, self.selected_row))
 
     def scroll_rows(self, step: int) -> None:
@@ -300,13 +318,38 @@ class VirtualTable(StripWidget, can_focus=True):
     def choose_columns(self, layout: Layout) -> None:
         """Show the columns that somebody chose; Layout() is as they were declared."""
         self.layout_chosen = layout
-        self.columns = (arranged(self.declared, self.frozen, layout) if layout
-                        else self.declared)
-        self.skip = min(self.skip, max(0, len(self.columns) - self.frozen - 2))
+        self._dress()
         self.repaint()
 
+    def fold_by(self, tree: Tree | None) -> None:
+        """Show the rows as a tree, if it takes them, or (None) one below the other."""
+        self._wanted = tree
+        if self._refold():
+            self._order()
+
+    def _refold(self) -> bool:
+        tree = self._wanted
+        if tree is not None and self._source and not tree.takes(self._source[0]):
+            tree = None
+        changed = tree is not self.folding
+        if changed:
+            self.folding = tree
+            self._dress()
+        return changed
+
+    def _dress(self) -> None:
+        layout = self.layout_chosen
+        chosen = arranged(self.declared, self.frozen, layout) if layout else self.declared
+        self.columns = self.folding.columns(chosen) if self.folding is not None else chosen
+        self.skip = min(self.skip, max(0, len(self.columns) - self._pinned - 2))
+
+    @property
+    def _pinned(self) -> int:
+        """Columns that stay when the others scroll."""
+        return self.frozen if self.folding is None else 1
+
     def _plan(self, width: int) -> Plan:
-        return plan(self.columns, width, self.frozen, self.skip)
+        return plan(self.columns, width, self._pinned, self.skip)
 
     def action_shift(self, step: int) -> None:
         """Scroll sideways by one column."""
@@ -324,7 +367,7 @@ class VirtualTable(StripWidget, can_focus=True):
             descending = (not self.descending if key == self.sort_key
                           else column.first_descending)
         self.sort_key, self.descending = key, descending
-        self.skip = skip_to_show(self.columns, self.size.width, self.frozen, self.skip, key)
+        self.skip = skip_to_show(self.columns, self.size.width, self._pinned, self.skip, key)
         if self.selected is None:
             self.top = 0
         self._order()
@@ -333,7 +376,7 @@ class VirtualTable(StripWidget, can_focus=True):
     def action_sort_step(self, step: int) -> None:
         """Sort by the column beside the one sorted by."""
         keys = [c.key for c in self.columns if c.sort]
-        if self.feed or not keys:
+        if (self.feed and self.folding is None) or not keys:
             return
         at = keys.index(self.sort_key) + step if self.sort_key in keys else 0
         if 0 <= at < len(keys):
@@ -387,8 +430,9 @@ class VirtualTable(StripWidget, can_focus=True):
 
     def _row(self, row: Any, shown: Plan, width: int) -> Strip:
         self.rows_drawn += 1
-        here = self.selected is not None and self.identity(row) == self.selected
-        base = self.row_style(row) if self.row_style else None
+        here = self.selected is not None and self._key(row) == self.selected
+        branch = self.folding is not None and self.folding.key(row) is not None
+        base = self.row_style(row) if self.row_style and not branch else None
         pieces: list[Piece] = [(theme.glyphs().mark if here else " ", "accent")]
         for number, (column, cells) in enumerate(shown.shown):
             if number:
