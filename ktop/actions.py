@@ -1,7 +1,4 @@
-"""The one table of actions: bindings, footer, help and palette are all made of it.
-
-Kept free for later issues: p c g / n N R w t T [ ] b m.
-"""
+"""The one table of actions: bindings, footer, help and palette are all made of it."""
 
 from __future__ import annotations
 
@@ -51,6 +48,27 @@ ACTIONS = (
            "Fold the tables by control group, with totals and percentiles; unfold them.", 10),
     Action("stacks", "S", "S", "Stacks",
            "Sample the stacks of the scope, or of the process under the cursor."),
+    Action("find", "slash", "/", "Find",
+           "Show only rows that match: words, or what is true of them (cpu > 5 and comm ~ pg).",
+           3, priority=True),
+    Action("find_next(1)", "n", "n", "Next match", "To the next row that matches."),
+    Action("find_next(-1)", "N", "N", "Previous match", "To the row before that matches."),
+    Action("time_step(1)", "t", "t", "Next sample", "One sample on, in the past or a recording."),
+    Action("time_step(-1)", "T", "T", "Sample before",
+           "One sample back: into the past that is in memory, also while live."),
+    Action("time_minutes(-1)", "left_square_bracket", "[", "Minute back", "A minute back."),
+    Action("time_minutes(1)", "right_square_bracket", "]", "Minute on", "A minute on."),
+    Action("time_jump", "b", "b", "Go to time",
+           "To a time of day (23:47:10, with a date before it) or by an offset (-10m, +30s)."),
+    Action("time_now", "0", "0 End", "Now",
+           "Back to what is newest: live again, or the end of a recording."),
+    Action("time_end", "end", "End", "To the end", "The same, when the table's cursor is at its "
+           "end or there is none.", priority=True),
+    Action("timeline", "z", "z", "Timeline",
+           "Show the timeline, look closer (an hour, ten minutes, one), put it away."),
+    Action("mark", "m", "m", "Mark", "Note something about the moment in view."),
+    Action("save", "w", "w", "Save the past", "Write what is in memory to a file."),
+    Action("record", "R", "R", "Record", "Begin to record into a file, or end it."),
     Action("help", "question_mark,f1,h", "? F1 h", "Help", "What this pane shows, and all keys.",
            1),
     Action("command_palette", "colon,ctrl+p", ": Ctrl-P", "Commands", "Find an action by name.",

@@ -29,11 +29,14 @@ UNITS = ("ns", "us", "µs", "ms", "s", "m", "min", "h", "d", "B", "%", "k", "K",
 
 
 class QueryError(ValueError):
-    """What is wrong, and the character it is about (0 is the first)."""
+    """What is wrong, and the character it is about (0 is the first).
 
-    def __init__(self, message: str, at: int) -> None:
+    unfinished: more to come would put it right; who is still typing need not be told.
+    """
+
+    def __init__(self, message: str, at: int, unfinished: bool = False) -> None:
         super().__init__(message)
-        self.message, self.at = message, at
+        self.message, self.at, self.unfinished = message, at, unfinished
 
 
 @dataclass(frozen=True)
@@ -234,14 +237,14 @@ class _Parser:
             return self.group(token)
         if token.kind == "text":
             if token.open:
-                raise QueryError("this quote is not closed", token.start)
+                raise QueryError("this quote is not closed", token.start, True)
             if self.peek().kind == "op":
                 raise QueryError("a field is written without quotes", token.start)
             if not token.text:
                 raise QueryError("nothing is quoted here", token.start)
             return Search(token.text, token.start)
         if token.kind != "word":
-            raise QueryError(_instead(token), token.start)
+            raise QueryError(_instead(token), token.start, token.kind == "end")
         if self.peek().kind == "op":
             return self.comparison(token)
         return self.state(token) or Search(token.text, token.start)
@@ -256,7 +259,7 @@ class _Parser:
             unclosed = self.peek().kind == "end"
             raise QueryError("this parenthesis is not closed" if unclosed else
                              _instead(self.peek()),
-                             opening.start if unclosed else self.peek().start)
+                             opening.start if unclosed else self.peek().start, unclosed)
         self.take()
         self.depth -= 1
         return term
@@ -265,9 +268,10 @@ class _Parser:
         """`field op value`."""
         op, value = self.take(), self.take()
         if value.kind not in ("value", "text"):
-            raise QueryError(f"a value is missing after {op.text}", value.start)
+            raise QueryError(f"a value is missing after {op.text}", value.start,
+                             value.kind == "end")
         if value.open:
-            raise QueryError("this quote is not closed", value.start)
+            raise QueryError("this quote is not closed", value.start, True)
         if value.kind == "value" and value.text[0] in "=<>!~":
             raise QueryError(f"{op.text}{value.text[0]} is no operator: "
                              f"{' '.join(OPERATORS)}; or quote the value", value.start)

@@ -77,9 +77,9 @@ def _joints(typed: str, start: int, end: int) -> list[Choice]:
 
 def _values(name: Token, typed: str, start: int, end: int, vocabulary: Vocabulary,
             rows: Iterable[Any]) -> list[Choice]:
-    """Texts that the column shows, the most frequent first."""
+    """Texts that the column shows, the most frequent first. Figures are for the user to say."""
     field = vocabulary.field(name.text)
-    if field is None:
+    if field is None or field.kind:
         return []
     found = Counter(field.text(row) for row in islice(rows, SAMPLE))
     lower = typed.casefold()

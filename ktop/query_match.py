@@ -463,6 +463,11 @@ class Matcher:
         except (AttributeError, TypeError):  # rows of another kind among them
             return list(filter(self.matches, rows))
 
+    def any(self, rows: Iterable[Any]) -> bool:
+        """Whether any row matches. SlowPattern as in keep."""
+        self.start()
+        return any(map(self.matches, rows))
+
     def start(self) -> None:
         """A new pass over rows: patterns have their time again."""
         self.clock.start()

@@ -53,7 +53,8 @@ def _load(field: str, warn: float, bad: float, quiet: float = 0.05) -> Callable[
 
 def _percent(key: str, title: str, field: str, warn: float, bad: float, text: str) -> Column:
     return Column(key, title, 5, _shown(field, fmt.pct),
-                  sort=_rounded(field), style=_load(field, warn, bad), help=text, kind="number")
+                  sort=_rounded(field), style=_load(field, warn, bad), help=text, kind="number",
+                  value=_figure(field))
 
 
 def _rate(key: str, title: str, field: str, text: str, warn: float = 1e12) -> Column:
@@ -92,13 +93,14 @@ def _time_columns() -> list[Column]:
     """Where its time goes."""
     return [
         Column("cpu", "CPU%", 5, lambda r: fmt.pct(r.cpu_pct), sort=_rounded("cpu_pct"),
-               style=_cpu_style, kind="number",
+               style=_cpu_style, kind="number", value=_figure("cpu_pct"),
                help="CPU time, % of one CPU (sum_exec_runtime); many threads can exceed 100"),
         _percent("runq", "RQW%", "runq_wait_pct", 5, 20,
                  "time runnable but waiting for a CPU, % of one thread's wall time "
                  "(sched_info.run_delay)"),
         Column("blocked", "BLK%", 5, lambda r: fmt.pct(r.blocked_pct),
                sort=_rounded("blocked_pct"), style=_blocked_style, kind="number",
+               value=_figure("blocked_pct"),
                help="time off CPU not by choice, % of one thread's wall time, all threads "
                     "together: disk, uninterruptible, io, network, lock"),
         Column("why", "WHY", 10, _why, "left",
