@@ -11,7 +11,7 @@ class Stack(Part):
     comm: of the thread. names: indexes into `Stacks.names`, outermost caller first. samples: how
     often it was seen, or blocked. ns: CPU time it stands for (samples / rate), or time blocked in
     it, from the switch away to the wakeup, what has not ended yet included. state: of a blocked
-    thread, as ps(1) has it: S, D, I, T, t.
+    thread, as ps(1) has it: S, D, T, t (idle kernel threads, I, are left out).
     """
 
     kind: str

@@ -18,6 +18,7 @@
 
 #define KTOP_STACK_DEAD 0x80      /* TASK_DEAD */
 #define KTOP_STACK_NEW 0x800      /* TASK_NEW */
+#define KTOP_STACK_IDLE 0x400     /* TASK_NOLOAD: a kernel thread that waits for work (4.2) */
 
 enum { KTOP_STACK_CPU, KTOP_STACK_OFF };
 /* Stacks without a hash: there is none, it did not fit, the thread slept before we looked. */
@@ -183,8 +184,8 @@ static __always_inline void stacks_leave(void *ctx, struct task_struct *prev, bo
     }
     if (a)
         a->off_ns = 0;
-    if (preempted || !state)
-        return;  /* it can run and only waits for a CPU: not blocked */
+    if (preempted || !state || state & KTOP_STACK_IDLE)
+        return;  /* it can run and only waits for a CPU, or has nothing to do: not blocked */
     if (state & KTOP_STACK_DEAD) {
         stacks_threads.delete(&tid);
         return;
@@ -252,7 +253,7 @@ int stacks_fork(u64 *ctx)
 static __always_inline int stacks_asleep(struct task_struct *task)
 {
     u32 tid = task->pid, zero = 0, state = task->__state;
-    if (!tid || !state || state & (KTOP_STACK_DEAD | KTOP_STACK_NEW))
+    if (!tid || !state || state & (KTOP_STACK_DEAD | KTOP_STACK_NEW | KTOP_STACK_IDLE))
         return 0;
 #ifdef KTOP_HAS_task_struct_on_cpu
     if (task->on_cpu)

@@ -33,12 +33,14 @@ DEEPER = "[deeper]"  # the outermost frames did not fit
 # Innermost frames that are our own presence at the tracepoint, not the thread's doing.
 _OURS = ("bpf_prog_", "bpf_trace_run", "__bpf_trace_", "__traceiter_", "bpf_get_stack",
          "trace_call_bpf", "perf_trace_run_bpf", "__perf_event_task_sched")
+# Every stack that blocked ends in these: they say nothing.
+_SWITCHING = ("__schedule_[k]", "schedule_[k]")
 
 
 def state_letter(bits: int) -> str:
     """Of task_struct.__state, as ps(1) has it (fs/proc/array.c)."""
     if bits & 2:
-        return "I" if bits & 0x400 else "D"
+        return "D"
     for bit, letter in ((4, "T"), (8, "t"), (1, "S"), (0x40, "P")):
         if bits & bit:
             return letter
@@ -236,6 +238,9 @@ class Table:
                 if names is None:
                     return None
                 found += names
+        if row.kind == "off":
+            while len(found) > 1 and self.names[found[-1]] in _SWITCHING:
+                found.pop()
         return found or [self._number(UNKNOWN)]
 
     def _resolve(self, trace: _Trace) -> list[int] | None:
@@ -245,7 +250,8 @@ class Table:
                 name = self._symbols.name(trace.pid, address)
                 if name is None:
                     return None
-                names.append(name)
+                if name != UNKNOWN or names[-1:] != [UNKNOWN]:  # a run of them is one
+                    names.append(name)
             if trace.pid == KERNEL:
                 while names and names[0].startswith(_OURS):
                     names.pop(0)

@@ -22,13 +22,15 @@ for 1/49 s of CPU time. The idle task is left out.
 
 Off CPU: the time from a thread's switch away to its wakeup, by the stack that blocked. What has
 not ended yet counts as far as it goes. Waiting for a CPU is not blocked time: a thread that is
-preempted is left out, and the run queue's wait (sched_info.run_delay) is taken off. Threads that
-slept when one began to look have their kernel stack only: [user stack not seen].
+preempted is left out, and the run queue's wait (sched_info.run_delay) is taken off. The switch's
+own functions (schedule, __schedule) are not shown, nor are idle kernel threads (state I). Threads
+that slept when one began to look have their kernel stack only: [user stack not seen].
 
 A box is a function; those below it are what it called, its width is its share of the time. The
 free part below a box is its own time. Boxes too narrow to be seen are dots: zoom in.
 Kernel functions end in _[k] and have a dotted edge; a name in brackets is a module whose function
-has no symbol; [unknown] is code in no file and in no JIT's map (/tmp/perf-PID.map).
+has no symbol; [unknown] is code in no file and in no JIT's map (/tmp/perf-PID.map), or several
+such in a row.
 
 User stacks are walked by frame pointers. Code built without them (much of libc, most of Debian
 before trixie) loses callers: the function that called it is skipped, or the stack ends there, or
