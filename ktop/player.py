@@ -174,7 +174,7 @@ class Player:
             self.to_end()
             return "this is " + self.end_name
         wanted = self.track.moment(before).wall_ns + round(minutes * MINUTE)
-        to = self._find(wanted)
+        to = self.position(wanted)
         if to == before:  # in a hole, or before a clock that was set back
             to += 1 if minutes > 0 else -1
         # a clock that was set back must not send us the other way
@@ -196,7 +196,7 @@ class Player:
         if wall_ns > last.wall_ns + (last.interval_ns or SECOND):
             self.to_end()
             return f"nothing after {when.clock(last.wall_ns, day)}: this is {self.end_name}"
-        self.seek(self._find(wall_ns))
+        self.seek(self.position(wall_ns))
         here = self.track.moment(self.at)
         off = wall_ns - here.wall_ns
         if off > max(GAP_NS, GAP_INTERVALS * (here.interval_ns or 0)):
@@ -204,7 +204,8 @@ class Player:
                     f"the last before it is of {when.clock(here.wall_ns, day)}")
         return ""
 
-    def _find(self, wall_ns: int) -> int:
+    def position(self, wall_ns: int) -> int:
+        """The frame that was newest at a time of day."""
         return max(self.track.first, min(self.track.find(wall_ns), self.last))
 
     def _oldest(self) -> str:

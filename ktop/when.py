@@ -131,6 +131,12 @@ def clock(wall_ns: int, day: bool = False) -> str:
     return time.strftime(form, time.localtime(wall_ns // SECOND))
 
 
+def label(wall_ns: int, day: bool = False) -> str:
+    """For the ends of a timeline: 23:47:10; with `day` 22 23:47."""
+    form = "%d %H:%M" if day else "%H:%M:%S"
+    return time.strftime(form, time.localtime(wall_ns // SECOND))
+
+
 def same_day(one_ns: int, other_ns: int) -> bool:
     """Whether both are of one day: then times need no date."""
     return time.localtime(one_ns // SECOND)[:3] == time.localtime(other_ns // SECOND)[:3]

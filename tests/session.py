@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import gzip
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from textual.pilot import Pilot
 
@@ -36,6 +36,7 @@ class Played:
 
     state = STARTING
     reason = ""
+    bodies: ClassVar[list[bytes]] = []
 
     def start(self, frames_: Frames, changed: Changed) -> None:
         """As LiveSource does when it was not asked for a while."""

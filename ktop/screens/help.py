@@ -30,6 +30,7 @@ def help_page(title: str, about: str, pane_keys: Sequence[KeyLine], notes: Seque
             page.append(f"  {key:<14}", theme.style("accent"))
             page.append(f"{text}\n")
 
+    page.append(f"{title}: keys, and below them what the figures mean\n", theme.style("dim"))
     if pane_keys:
         heading(f"Keys in {title}")
         table(pane_keys)

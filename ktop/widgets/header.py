@@ -17,7 +17,8 @@ from ktop.widgets.strips import Line, Piece, StripWidget, cells, strip
 
 GAP = "  "
 COST_FITS = 110  # columns from which the header has room for own cost; else the status line
-STATE_STYLES = {"LIVE": "good", "PAUSED": "warn", "STARTING": "dim", "DEAD": "bad"}
+STATE_STYLES = {"LIVE": "good", "PAUSED": "warn", "STARTING": "dim", "DEAD": "bad",
+                "PAST": "warn", "REPLAY": "accent", "REC": "bad"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,14 @@ def cost_pieces(cost: Cost) -> list[Piece]:
         ("ktop ", "dim"), (small_pct(cost.cpu_pct), "normal"),
         (GAP + "probes ", "dim"), (about + small_pct(cost.probes_pct), "normal"),
         (GAP + "lost ", "dim"), (fmt.count(cost.lost), "bad" if cost.lost else "normal")]
+
+
+def state_pieces(state: str) -> list[Piece]:
+    """`REC 12M  PAST 23:47:10 1x PAUSED`: each part in the style of its first word."""
+    pieces: list[Piece] = []
+    for part in state.split(GAP):
+        pieces += [(GAP if pieces else "", "normal"), (part, STATE_STYLES[part.partition(" ")[0]])]
+    return pieces
 
 
 def width_of(pieces: Iterable[Piece]) -> int:
@@ -94,7 +103,7 @@ class Header(StripWidget):
     def lines(self, width: int, height: int) -> list[Strip]:
         """The one line."""
         right: list[Piece] = [("every ", "dim"), (interval_text(self.interval_ns), "normal"),
-                              (GAP, "normal"), (self.state, STATE_STYLES[self.state]),
+                              (GAP, "normal"), *state_pieces(self.state),
                               (" ", "normal")]
         if width >= COST_FITS:
             right = [*cost_pieces(self.cost), (GAP, "normal"), *right]

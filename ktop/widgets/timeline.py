@@ -88,21 +88,16 @@ class Timeline(StripWidget):
     DEFAULT_CSS = "Timeline { height: 2; }"
 
     class Picked(Message):
-        """A click on a column."""
+        """A click on a column, of so many."""
 
-        def __init__(self, column: int) -> None:
+        def __init__(self, column: int, columns: int) -> None:
             super().__init__()
-            self.column = column
+            self.column, self.columns = column, columns
 
     def __init__(self) -> None:
         super().__init__(id="timeline")
         self.display = False
         self.picture = Picture()
-
-    @property
-    def columns(self) -> int:
-        """Columns that there is room for."""
-        return max(0, self.size.width - 2 * MARGIN)
 
     def show(self, picture: Picture) -> None:
         """Another picture."""
@@ -123,5 +118,6 @@ class Timeline(StripWidget):
     def on_click(self, event: events.Click) -> None:
         """Which column was it?"""
         column = event.x - MARGIN
-        if 0 <= column < len(self.picture.cells):
-            self.post_message(self.Picked(column))
+        columns = len(self.picture.cells)
+        if 0 <= column < columns:
+            self.post_message(self.Picked(column, columns))
