@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 60.0
 USAGE_ERROR = 2
-COMMANDS_APART: tuple[str, ...] = ()  # modules of ktop.commands, in the order of the help
+COMMANDS_APART: tuple[str, ...] = ("record",)  # modules of ktop.commands, in the order of the help
 EPILOG = """\
 Keys: 1-6 panes, Space pause, + - interval, < > sort column, ? help, q quit.
 Live kernel figures need root (sudo ktop); without it ktop runs on /proc and says what is missing.
@@ -77,7 +77,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"{self.prog}: {message} (try {self.prog} --help)\n")
 
 
-def _sampling(parser: argparse.ArgumentParser, again: bool = False) -> None:
+def sampling(parser: argparse.ArgumentParser, again: bool = False) -> None:
     """`again`: below a subcommand, where a default would undo what stands before the command."""
     parser.add_argument("--interval", type=seconds, metavar="S",
                         default=argparse.SUPPRESS if again else 1.0,
@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="ktop", description="top for the kernel", epilog=EPILOG,
                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"ktop {__version__}")
-    _sampling(parser)
+    sampling(parser)
     parser.add_argument("--ascii", action="store_true", default=None,
                         help="ASCII glyphs and borders only (default: by the locale)")
     parser.add_argument("--mouse", action=argparse.BooleanOptionalAction, default=None,
@@ -106,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
                                    allow_abbrev=False)
     snapshot.add_argument("--json", action="store_true",
                           help="all of it as JSON; without: the busiest processes as text")
-    _sampling(snapshot, again=True)
+    sampling(snapshot, again=True)
     for name in COMMANDS_APART:
         import_module(f"ktop.commands.{name}").add(commands)
     doctor = commands.add_parser("doctor", help="what works here, what does not, and why",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # Told to end: what the UI, and then the collector, get before they are killed.
 GRACE_S = 3.0
+HEADLESS_GRACE_S = 30.0  # a recorder may have to wait for a disk
 RESTART, NEW, DEAD = b"restart", b"new", b"dead "
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
@@ -96,8 +97,11 @@ def run(options: Options, collect: Collect = collect_live,
 class Supervisor:
     """Parent of both processes. One thread, one loop: signals and the UI's requests."""
 
-    def __init__(self, options: Options, collect: Collect, interface: Interface) -> None:
+    def __init__(self, options: Options, collect: Collect, interface: Interface,
+                 headless: bool = False) -> None:
+        """headless: the interface draws nothing, and a signal is its ordinary end."""
         self.options = options
+        self._headless = headless
         self._collect = collect
         self._interface = interface
         self._saved = terminal.attributes()
@@ -195,13 +199,13 @@ class Supervisor:
         if session.options.ascii is None:  # while /proc/self is still ours to read
             session = session._replace(
                 options=session.options._replace(ascii=terminal.ascii_only()))
-        errors = _stderr_on_terminal()
+        errors = os.dup(2) if self._headless else _stderr_on_terminal()
         drop_privileges()
         _die_with_parent(parent)  # after the change of user, which clears it
         try:
             return self._interface(session)
         except Exception as err:
-            _tell(errors, "ktop: the interface broke", err)
+            _tell(errors, f"ktop: the {self._what} broke", err)
             return 1
 
     # -- waiting -----------------------------------------------------------------------------
@@ -225,7 +229,7 @@ class Supervisor:
         if self._ui_status is not None:
             return
         if self._ending and self._deadline is None:
-            self._deadline = time.monotonic() + GRACE_S
+            self._deadline = time.monotonic() + (HEADLESS_GRACE_S if self._headless else GRACE_S)
             self._signal_ui(self._ending)
         elif self._deadline is not None and time.monotonic() >= self._deadline:
             self._killed = True
@@ -307,11 +311,17 @@ class Supervisor:
             self._put_right(force=self._killed)
             number = os.WTERMSIG(status)
             if not self._ending:
-                self._say(f"ktop: the interface was ended by {signal_name(number)}; "
-                          "the terminal is restored")
+                self._say(f"ktop: the {self._what} was ended by {signal_name(number)}" +
+                          ("" if self._headless else "; the terminal is restored"))
             return 128 + (self._ending or number)
         self._put_right()
-        return 128 + self._ending if self._ending else os.WEXITSTATUS(status)
+        if self._ending and not self._headless:
+            return 128 + self._ending
+        return os.WEXITSTATUS(status)
+
+    @property
+    def _what(self) -> str:
+        return "recorder" if self._headless else "interface"
 
     def _put_right(self, force: bool = False) -> None:
         """Restore the terminal, unless the UI has done it or had not yet begun (settings tell).

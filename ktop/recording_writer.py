@@ -62,11 +62,15 @@ def create(path: Path) -> int:
 
 
 class Writer:
-    """A recording being made. One thread at a time. Every method raises RecordingError."""
+    """A recording being made. One thread at a time. Every method raises RecordingError.
+
+    frames: written so far. step: by how many bytes a frame may make the file grow, as seen so far.
+    """
 
     def __init__(self, path: Path | str, info: Info | None = None) -> None:
         self.path = Path(path)
         self.frames = 0
+        self.step = 0
         self._keeper = Keeper()
         self._described = False
         self._closed = False
@@ -128,6 +132,7 @@ class Writer:
             entry = self._keeper.keep(frame, body)
         except PackError as err:
             raise RecordingError(f"{shown(self.path)}: {err}") from None
+        self.step = max(self.step, len(entry.data) + 2 * PAGE_SIZE)
         self._reserve(len(entry.data))
         with self._transaction():
             self._insert([entry], 0)
@@ -239,6 +244,11 @@ class Writer:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size)  # what was reserved
             os.close(self._fd)
+
+    def discard(self) -> None:
+        """After `close`: take away a file that holds nothing."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
 
     def _say_ended(self, ended: str) -> None:
         """On a full disk this too may fail, and does no harm."""
