@@ -22,6 +22,7 @@ class Subject:
     name: str = ""
     cgroup: int | None = None
     why: str = ""
+    path: str | None = None  # of the control group, where it is known here
 
 
 _SLACK_NS = 100_000_000  # the boot time is known to some ms only
@@ -53,7 +54,7 @@ def subject_of(row: Any, frame: Frame) -> Subject:
     if isinstance(row, Fed):
         row = row.event
     if isinstance(row, Group | Cgroup):
-        return Subject(cgroup=row.id)
+        return Subject(cgroup=row.id or 0, path=row.path)
     if type(row) in _NOBODY:
         return Subject(why=_NOBODY[type(row)])
     pid: int | None = getattr(row, "pid", None)

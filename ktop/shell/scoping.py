@@ -85,8 +85,9 @@ class Scoping(Shell):
 
     def _scope_to_group(self, subject: Subject) -> None:
         groups = self.host.whole.cgroups if self.host.whole else []
-        path = next((group.path for group in groups if group.id == subject.cgroup), None)
-        if path is None:
+        path = subject.path or next(
+            (group.path for group in groups if group.id == subject.cgroup), None)
+        if path is None or path.startswith("?"):
             self.say("the path of its control group is not known", "warn")
         elif path == "/":
             self.say("it is in no control group: that is the host's own", "normal")
