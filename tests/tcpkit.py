@@ -125,3 +125,11 @@ while sent < total:
 c.shutdown(socket.SHUT_WR)
 print(c.recv(100).decode(), flush=True)
 """
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[tuple[str, str]]:
+    """Two namespaces, in the second of which a server on port 7000 counts what it gets."""
+    with namespaces() as (a, b), inside(b, SERVE) as server:
+        assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+        yield a, b

@@ -14,15 +14,14 @@ import pytest
 from livekit import python
 from tcpkit import (
     SEND,
-    SERVE,
     collecting_tcp,
     connection,
     events,
     inside,
     listening,
-    namespaces,
     port_of,
     run,
+    serving,
     tcp,
     tick,
 )
@@ -214,8 +213,7 @@ def test_round_trip_is_what_ss_says(collector: Collector) -> None:
 
 def test_round_trip_of_a_slow_path(collector: Collector) -> None:
     """A link of 2 Mbit/s with a long queue: the round trip is its queueing delay, as ss has it."""
-    with namespaces() as (a, b), inside(b, SERVE) as server:
-        assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+    with serving() as (a, b):
         run(f"tc -n {a} qdisc add dev ktv0 root tbf rate 4mbit burst 16kbit latency 800ms")
         with inside(a, SEND, "10.77.0.2", "20000000"):
             time.sleep(2.0)
@@ -266,8 +264,7 @@ input()
 
 
 def test_every_namespace_is_seen(collector: Collector) -> None:
-    with namespaces() as (a, b), inside(b, SERVE) as server:
-        assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+    with serving() as (a, b):
         with inside(a, "import socket; c=socket.create_connection(('10.77.0.2', 7000));"
                        "c.sendall(bytes(50)); print('x', flush=True); input()") as client:
             assert client.stdout is not None and client.stdout.readline()
@@ -322,8 +319,7 @@ def test_interface_rates(collector: Collector) -> None:
 
 
 def test_conntrack_count_is_the_namespaces_own(collector: Collector) -> None:
-    with namespaces() as (a, b), inside(b, SERVE) as server:
-        assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+    with serving() as (a, b):
         run(f"ip netns exec {b} iptables -A INPUT -m conntrack --ctstate NEW -j ACCEPT")
         with inside(a, "import socket; c=[socket.create_connection(('10.77.0.2', 7000)) "
                        "for _ in range(9)]; print('x', flush=True); input()") as client:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import pytest
 from tcpkit import (
     SEND,
-    SERVE,
     collecting_tcp,
     connection,
     events,
@@ -22,6 +21,7 @@ from tcpkit import (
     netns_counter,
     port_of,
     run,
+    serving,
     tcp,
     tick,
 )
@@ -116,8 +116,7 @@ input()
 
 
 def test_retransmits_are_nstats_in_a_lossy_namespace(collector: Collector) -> None:
-    with namespaces() as (a, b), inside(b, SERVE) as server:
-        assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+    with serving() as (a, b):
         run(f"ip netns exec {b} iptables -A INPUT -p tcp -m statistic --mode random "
             "--probability 0.1 -j DROP")
         before = tick(collector)

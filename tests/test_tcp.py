@@ -11,9 +11,10 @@ from test_panes import SIZES, PaneApp, picture, text
 
 from ktop import hist, theme
 from ktop.bpf import tcp_layer
+from ktop.bpf.tcp_layer import SockRecord
 from ktop.collect.tcp_dns import query_name
 from ktop.collect.tcp_netns import Rates, conntrack_stat, interfaces, named_pairs
-from ktop.collect.tcp_records import EventRecord, SockRecord, address, event, result_name
+from ktop.collect.tcp_records import EventRecord, address, event, result_name
 from ktop.collect.tcp_table import TcpTable, connection
 from ktop.model import Frame
 from ktop.model_tcp import (
@@ -45,13 +46,13 @@ def _glyphs():
 # -- records ---------------------------------------------------------------------------------------
 
 
-def names(fields):
-    return tuple(name for name, _ in fields)
-
-
-def test_tuples_are_the_layouts():
-    assert SockRecord._fields == names(tcp_layer.SOCK)
-    assert EventRecord._fields == names(tcp_layer.EVENT)
+@pytest.mark.parametrize("kind", ["Sock", "Event", "Dns"])
+def test_records_have_a_field_for_each_value(kind):
+    layout = getattr(tcp_layer, f"{kind.upper()}_STRUCT")
+    record = getattr(tcp_layer, "Event" if kind == "Event" else f"{kind}Record")
+    values = layout.unpack(bytes(layout.size))
+    assert len(record._make(values)) == len(values)
+    assert record._make(values).comm == bytes(16)
 
 
 def test_addresses():

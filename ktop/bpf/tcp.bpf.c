@@ -11,7 +11,7 @@ struct ktop_tcp_sock {
     u32 mdev_us4, min_rtt_us, rto_jiffies, cwnd, mss;
     u32 unacked_bytes, unsent_bytes, unread_bytes, snd_wnd;
     u32 rcv_wnd, sent_jiffies, received_jiffies, rate_delivered;
-    u32 rate_interval_us, backlog, backlog_max, syn_queue, drops, pad;
+    u32 rate_interval_us, backlog, backlog_max, syn_queue, drops, ino;
     u16 local_port, remote_port, family;
     u8 state, flags;
     u8 local[16], remote[16];
@@ -53,6 +53,15 @@ static __always_inline void tcp_fill_flow(struct ktop_tcp_sock *r, struct tcp_so
 #endif
 }
 
+/* Of the file that the socket is to its processes, 0: none. */
+static __always_inline u32 tcp_inode(struct sock *sk)
+{
+    struct socket *s = F(sk, sk_socket);
+    struct file *file = s ? PR(s, file) : NULL;
+    struct inode *inode = file ? PR(file, f_inode) : NULL;
+    return inode ? PR(inode, i_ino) : 0;
+}
+
 BPF_PERCPU_ARRAY(tcp_record, struct ktop_tcp_sock, 1);
 
 static __always_inline int tcp_one(struct seq_file *seq, struct tcp_sock *tp)
@@ -69,6 +78,7 @@ static __always_inline int tcp_one(struct seq_file *seq, struct tcp_sock *tp)
     r->uid = F(sk, sk_uid);
     r->state = F(c, skc_state);
     r->drops = F(sk, sk_drops);
+    r->ino = tcp_inode(sk);
     struct ktop_tcp_ends e = {};
     tcp_ends(&e, c);
     r->local_port = tcp_port(tp);

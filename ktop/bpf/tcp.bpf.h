@@ -6,9 +6,11 @@
  * sock_common: skc_v6_daddr skc_v6_rcv_saddr skc_flags
  * net: ns
  * ns_common: inum
- * sock: sk_err sk_uid sk_protocol sk_drops sk_ack_backlog sk_max_ack_backlog
+ * sock: sk_err sk_uid sk_protocol sk_drops sk_ack_backlog sk_max_ack_backlog sk_socket
  * inet_sock: inet_sport
- * socket: sk
+ * socket: sk file
+ * file: f_inode
+ * inode: i_ino
  * request_sock_queue: qlen
  * minmax_sample: v
  * minmax: s

@@ -5,34 +5,114 @@ Runs under the system's python3 too (standard library only).
 
 from __future__ import annotations
 
+import struct
+from typing import NamedTuple
+
 from ktop.bpf.layout import packer
 from ktop.bpf.probes import Probe
 
-# struct ktop_tcp_sock, one per socket and read: totals of the socket's life.
-SOCK = (
-    ("sk", "Q"), ("tx_bytes", "Q"), ("retrans_bytes", "Q"), ("rx_bytes", "Q"), ("born_ns", "Q"),
-    ("cgroup", "Q"),
-    ("netns", "I"), ("uid", "I"), ("pid", "I"), ("holders", "I"), ("segs_out", "I"),
-    ("segs_in", "I"), ("data_segs_out", "I"), ("retrans", "I"), ("srtt_us8", "I"),
-    ("mdev_us4", "I"), ("min_rtt_us", "I"), ("rto_jiffies", "I"), ("cwnd", "I"), ("mss", "I"),
-    ("unacked_bytes", "I"), ("unsent_bytes", "I"), ("unread_bytes", "I"), ("snd_wnd", "I"),
-    ("rcv_wnd", "I"), ("sent_jiffies", "I"), ("received_jiffies", "I"), ("rate_delivered", "I"),
-    ("rate_interval_us", "I"), ("backlog", "I"), ("backlog_max", "I"), ("syn_queue", "I"),
-    ("drops", "I"), ("pad", "I"),
-    ("local_port", "H"), ("remote_port", "H"), ("family", "H"), ("state", "B"), ("flags", "B"),
-    ("local", "16s"), ("remote", "16s"), ("comm", "16s"),
-)
+
+class SockRecord(NamedTuple):
+    """struct ktop_tcp_sock of tcp.bpf.c: one per socket and read, totals of the socket's life."""
+
+    sk: int
+    tx_bytes: int
+    retrans_bytes: int
+    rx_bytes: int
+    born_ns: int
+    cgroup: int
+    netns: int
+    uid: int
+    pid: int
+    holders: int
+    segs_out: int
+    segs_in: int
+    data_segs_out: int
+    retrans: int
+    srtt_us8: int
+    mdev_us4: int
+    min_rtt_us: int
+    rto_jiffies: int
+    cwnd: int
+    mss: int
+    unacked_bytes: int
+    unsent_bytes: int
+    unread_bytes: int
+    snd_wnd: int
+    rcv_wnd: int
+    sent_jiffies: int
+    received_jiffies: int
+    rate_delivered: int
+    rate_interval_us: int
+    backlog: int
+    backlog_max: int
+    syn_queue: int
+    drops: int
+    ino: int
+    local_port: int
+    remote_port: int
+    family: int
+    state: int
+    flags: int
+    local: bytes
+    remote: bytes
+    comm: bytes
+
+
+class Event(NamedTuple):
+    """struct ktop_tcp_event of tcp.bpf.c."""
+
+    sk: int
+    time_ns: int
+    latency_ns: int
+    tx_bytes: int
+    rx_bytes: int
+    cgroup: int
+    kind: int
+    pid: int
+    uid: int
+    netns: int
+    retrans: int
+    code: int
+    stack: int
+    pad: int
+    local_port: int
+    remote_port: int
+    family: int
+    state: int
+    flags: int
+    local: bytes
+    remote: bytes
+    comm: bytes
+
+
+class DnsRecord(NamedTuple):
+    """struct ktop_tcp_dns of tcp_dns.bpf.h: a query, and its answer once there is one."""
+
+    sent_ns: int
+    latency_ns: int
+    cgroup: int
+    pid: int
+    netns: int
+    rcode: int
+    pad: int
+    port: int
+    id: int
+    family: int
+    tries: int
+    server: bytes
+    name: bytes
+    comm: bytes
+
+
+# Their bytes: as many of each type, in the fields' order.
+SOCK_STRUCT = struct.Struct("@6Q28I3H2B16s16s16s")
+EVENT_STRUCT = struct.Struct("@6Q5I2iI3H2B16s16s16s")
+DNS_STRUCT = struct.Struct("@3Q2IiI4H16s64s16s")
+
 # Flags of a socket: what is known of its making, and of its present.
 ACTIVE, PASSIVE, RECOVERY, LOSS, PROBING = 1, 2, 4, 8, 16
 
-EVENT = (
-    ("sk", "Q"), ("time_ns", "Q"), ("latency_ns", "Q"), ("tx_bytes", "Q"), ("rx_bytes", "Q"),
-    ("cgroup", "Q"),
-    ("kind", "I"), ("pid", "I"), ("uid", "I"), ("netns", "I"), ("retrans", "I"), ("code", "i"),
-    ("stack", "i"), ("pad", "I"),
-    ("local_port", "H"), ("remote_port", "H"), ("family", "H"), ("state", "B"), ("flags", "B"),
-    ("local", "16s"), ("remote", "16s"), ("comm", "16s"),
-)
 # Kinds of events (enum ktop_tcp_kind), in order from 1.
 KINDS = ("connect", "accept", "close", "retransmit", "reset_sent", "reset_received", "drop",
          "listen")
@@ -44,14 +124,7 @@ COUNTERS = ("connects", "connects_failed", "accepts", "closes", "retrans_unknown
             "resets_received", "drops", "lost", "dns_queries", "dns_answers", "dns_failed")
 DROP_KEY = packer((("reason", "I"), ("protocol", "I"), ("location", "Q"), ("netns", "I"),
                    ("pad", "I")))
-# struct ktop_tcp_dns: a query, and its answer once there is one.
-DNS = (
-    ("sent_ns", "Q"), ("latency_ns", "Q"), ("cgroup", "Q"), ("pid", "I"), ("netns", "I"),
-    ("rcode", "i"), ("pad", "I"), ("port", "H"), ("id", "H"), ("family", "H"), ("tries", "H"),
-    ("server", "16s"), ("name", "64s"), ("comm", "16s"),
-)
 
-SOCK_STRUCT, EVENT_STRUCT, DNS_STRUCT = packer(SOCK), packer(EVENT), packer(DNS)
 RING_PAGES = 512       # 2 MiB: 13,000 events between two drains
 STACKS = 2048          # distinct drop stacks
 STACK_DEPTH = 127      # BPF_STACK_TRACE's

@@ -9,7 +9,6 @@ from ktop import hist
 from ktop.bpf import syscall
 from ktop.bpf.engine import Engine
 from ktop.bpf.layout import HIST_SLOTS
-from ktop.bpf.ringbuf import RingBuffer
 from ktop.bpf.tcp_layer import (
     COUNTERS,
     DROP_FEED,
@@ -19,9 +18,11 @@ from ktop.bpf.tcp_layer import (
     RETRANSMITS,
 )
 from ktop.collect.layer import Tick
+from ktop.collect.ringlayer import RingLayer
 from ktop.collect.tcp_dns import DnsFolds
 from ktop.collect.tcp_drops import Drops, enum_names
 from ktop.collect.tcp_netns import Namespaces, Rates, rate, read_counters, read_interfaces
+from ktop.collect.tcp_owners import Owners
 from ktop.collect.tcp_peers import Peers
 from ktop.collect.tcp_records import EventRecord, address, command, decode, event
 from ktop.collect.tcp_table import Entry, Interval, TcpTable, connection, listener
@@ -35,20 +36,18 @@ _LATENCY = struct.Struct(f"@QQ{HIST_SLOTS}Q")
 _PENDING = 100_000              # events kept between two ticks
 
 
-class TcpLayer:
+class TcpLayer(RingLayer):
     """The TCP layer, tick by tick. Without its programs: interfaces and namespaces from /proc."""
 
     def __init__(self, engine: Engine | None) -> None:
         self._engine = engine if engine is not None and engine.loaded.maps else None
-        self._table, self._peers = TcpTable(), Peers()
+        super().__init__(self._engine, "tcp_events")
+        self._table, self._peers, self._owners = TcpTable(), Peers(), Owners()
         self._namespaces, self._rates = Namespaces(), Rates()
-        self._ring: RingBuffer | None = None
         self._drops: Drops | None = None
         self._dns: DnsFolds | None = None
         self._reasons: dict[str, dict[int, str]] = {}
         if self._engine is not None:
-            ring = self._engine.loaded.maps["tcp_events"]
-            self._ring = RingBuffer(ring.fd, ring.max_entries)
             self._drops, self._dns = Drops(self._engine), DnsFolds(self._engine)
             self._reasons = {"drop": self._drops.reasons, "reset_sent": enum_names(
                 "sk_rst_reason", "SK_RST_REASON_")}
@@ -63,8 +62,6 @@ class TcpLayer:
         self._unknown_netns = False
         self.pass_ns = 0             # CPU time of the last reading of descriptors
         self._overflow = 0
-        self.lost = 0
-        self.lost_total = 0
         self._refill()
 
     # -- events ----------------------------------------------------------------------------------
@@ -84,7 +81,7 @@ class TcpLayer:
         """Empty the event ring; called between ticks too, so that a burst finds room."""
         if self._ring is None:
             return
-        raws = self._ring.drain()
+        raws = self._take()
         if self._dns is not None:
             raws = self._dns.take(raws)
         records = [decode(raw) for raw in raws]
@@ -112,8 +109,8 @@ class TcpLayer:
         self._table.update(data, Interval(last, tick.now))
         interval = self._table.interval(last, tick.now)
         self._events(records, layer, tick)
-        self._fold(layer, interval, tick.now)
-        self._listeners(layer, records, interval)
+        self._fold(layer, interval, tick)
+        self._listeners(layer, records, interval, tick)
         self._totals(layer, interval)
         if self._drops is not None:
             layer.drops = self._drops.rows(interval.ns, tick.watched)
@@ -191,41 +188,39 @@ class TcpLayer:
         found: list[TcpEvent] = []
         for r in records:
             row = event(self._owner(r, closes, servers), tick.wall_offset, self._reasons)
+            row.cgroup = _cgroup(tick, row.pid, row.cgroup)
             self._peers.event(row, tick.now)
+            self._owners.event(row)
             if row.kind == "drop" and self._drops is not None:
                 self._drops.seen(row)
             found.append(row)
         layer.events_cut = max(0, len(found) - EVENTS_PER_FRAME)
         layer.events = found[layer.events_cut:]
 
-    def _fold(self, layer: Tcp, interval: Interval, now: int) -> None:
-        """Sums and peers over all connections that moved, rows of those shown."""
+    def _fold(self, layer: Tcp, interval: Interval, tick: Tick) -> None:
+        """Sums, peers and owners over all connections that moved, rows of those shown."""
         table = self._table
         servers = {(e.record.netns, e.record.local_port): e for e in table.listening()}
         tx = rx = 0
         for entry in table.gone:
             self._peers.remove(entry)
+        for entry in (*table.gone, *table.leaving()):
+            self._owners.remove(entry)
         for entries, closed in ((table.closed, True), (table.changed, False)):
             for entry in entries:
-                r = entry.record
-                if not r.pid and entry.active is not True:
-                    server = servers.get((r.netns, r.local_port))
-                    if server is not None:
-                        whose = server.record
-                        entry.record = r = r._replace(pid=whose.pid, comm=whose.comm,
-                                                      cgroup=whose.cgroup)
                 tx += entry.tx or 0
                 rx += entry.rx or 0
-                key = entry.peer
-                if key is None or entry.owner != r.comm:
-                    key = self._peers.key_of(entry, address(r.family, r.remote), command(r.comm))
-                    entry.owner = r.comm
-                self._peers.place(entry, key, now, closed)
+                self._place(entry, servers, tick, closed)
         ended = {entry.id for entry in table.closed}
-        layer.connections = [connection(e, interval, e.id in ended) for e in table.shown()]
+        shown = table.shown()
+        for entry in shown:
+            entry.cgroup = _cgroup(tick, entry.record.pid, entry.cgroup)
+        layer.connections = [connection(e, interval, e.id in ended) for e in shown]
         if self._engine is not None and self._engine.live("tcp_socks"):
             layer.connections_total = len(table)
-        layer.peers, layer.peers_cut = self._peers.rows(now, interval)
+            layer.owned = True
+        layer.peers, layer.peers_cut = self._peers.rows(tick.now, interval)
+        layer.owners = self._owners.rows(interval)
         if interval.ns:
             layer.tx_bytes_per_s, layer.rx_bytes_per_s = (
                 tx * 1e9 / interval.ns, rx * 1e9 / interval.ns)
@@ -237,7 +232,25 @@ class TcpLayer:
         for row in layer.namespaces:
             row.sockets = sockets.get(row.id, 0)
 
-    def _listeners(self, layer: Tcp, records: list[EventRecord], interval: Interval) -> None:
+    def _place(self, entry: Entry, servers: dict[tuple[int, int], Entry], tick: Tick,
+               closed: bool) -> None:
+        """One connection into the folds of its peer and of its owner."""
+        r = entry.record
+        if not r.pid and entry.active is not True:
+            server = servers.get((r.netns, r.local_port))
+            if server is not None:
+                whose = server.record
+                entry.record = r = r._replace(pid=whose.pid, comm=whose.comm, cgroup=whose.cgroup)
+        entry.cgroup = _cgroup(tick, r.pid, r.cgroup or None)
+        key = entry.peer
+        if key is None or entry.owner != (r.comm, entry.cgroup):
+            key = self._peers.key_of(entry, address(r.family, r.remote), command(r.comm))
+            entry.owner = r.comm, entry.cgroup
+        self._peers.place(entry, key, tick.now, closed)
+        self._owners.place(entry, (r.pid or None, entry.cgroup), closed)
+
+    def _listeners(self, layer: Tcp, records: list[EventRecord], interval: Interval,
+                   tick: Tick) -> None:
         accepts: dict[tuple[int, int], int] = {}
         for r in records:
             if r.kind == _ACCEPT:
@@ -245,6 +258,8 @@ class TcpLayer:
         found = sorted(self._table.listening(),
                        key=lambda e: (-e.record.backlog, -e.record.drops, e.id))
         live = self._engine is not None and self._engine.live("tcp_state")
+        for entry in found:
+            entry.cgroup = _cgroup(tick, entry.record.pid, entry.record.cgroup or None)
         before, self._listen_drops = self._listen_drops, {e.id: e.record.drops for e in found}
         layer.listeners = [
             listener(e, before.get(e.id),
@@ -261,12 +276,9 @@ class TcpLayer:
             setattr(layer, name, sum(known) if known else None)
         if self._engine is None:
             return
-        new = {name: sum(struct.unpack("@Q", raw)[0]
-                         for raw in self._engine.read_percpu("tcp_counters", i))
-               for i, name in enumerate(COUNTERS)}
+        new = self._engine.read_counters("tcp_counters", COUNTERS)
         old, self._counters = self._counters, new
-        lost = new["lost"] + self._overflow
-        self.lost, self.lost_total = lost - self.lost_total, lost
+        self._lose(new["lost"] + self._overflow)
         layer.totals = new
         layer.retransmits = {kind: new[f"retrans_{kind}"] for kind in RETRANSMITS}
         if old is not None and interval.ns:
@@ -300,10 +312,12 @@ class TcpLayer:
         """Nothing here is slow by a threshold."""
 
     def close(self) -> None:
-        """Unmap the ring."""
+        """Unmap the ring, let go of the namespace."""
         self._namespaces.close()
-        if self._ring is not None:
-            self._ring.close()
-            self._ring = None
+        super().close()
 
 
+def _cgroup(tick: Tick, pid: int | None, noted: int | None) -> int | None:
+    """Where a process is now; where it was when it took the socket, if it is there no longer."""
+    row = tick.process(pid) if pid else None
+    return row.cgroup if row is not None and row.cgroup is not None else noted

@@ -6,12 +6,11 @@ import contextlib
 import ctypes as ct
 import struct
 from collections import deque
-from typing import NamedTuple
 
 from ktop import hist
 from ktop.bpf import syscall
 from ktop.bpf.engine import Engine
-from ktop.bpf.tcp_layer import DNS_STRUCT
+from ktop.bpf.tcp_layer import DNS_STRUCT, DnsRecord
 from ktop.collect.tcp_records import address, command
 from ktop.model import Hist
 from ktop.model_tcp import PIDS_PER_ROW, Dns
@@ -25,25 +24,6 @@ _MAP_DELETE = 3
 # RFC 1035, RFC 2136
 _RCODES = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 6: "YXDOMAIN",
            7: "YXRRSET", 8: "NXRRSET", 9: "NOTAUTH", 10: "NOTZONE"}
-
-
-class DnsRecord(NamedTuple):
-    """struct ktop_tcp_dns of tcp_dns.bpf.h."""
-
-    sent_ns: int
-    latency_ns: int
-    cgroup: int
-    pid: int
-    netns: int
-    rcode: int
-    pad: int
-    port: int
-    id: int
-    family: int
-    tries: int
-    server: bytes
-    name: bytes
-    comm: bytes
 
 
 def query_name(raw: bytes) -> str:

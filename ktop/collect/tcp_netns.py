@@ -19,6 +19,7 @@ from ktop.text import clean
 
 MAX_NAMESPACES = 128      # read per tick
 MAX_INTERFACES = 256      # per namespace
+MAX_GROUPS = 256          # control groups named of one
 _CLONE_NEWNET = 0x40000000
 _NAMED = "/run/netns"     # ip-netns(8)
 _NEW_PER_TICK = 5_000     # processes asked for their namespace in one tick
@@ -111,8 +112,10 @@ class Namespaces:
         """A namespace's row, without figures yet."""
         members = self._members.get(inode, set())
         name = "host" if inode == self.own else clean(self._names.get(inode, ""), 64)
+        groups = {group for group in map(cgroup, members) if group is not None}
         return Namespace(inode, name, inode == self.own, processes=len(members),
-                         cgroup=cgroup(min(members)) if members else None)
+                         cgroup=cgroup(min(members)) if members else None,
+                         cgroups=sorted(groups)[:MAX_GROUPS])
 
     def _paths(self, inode: int) -> Iterator[str]:
         if inode in self._names:

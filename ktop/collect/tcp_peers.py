@@ -1,4 +1,4 @@
-"""Connections folded by process and peer: what is open now, what came and went in a minute."""
+"""Connections folded by command, cgroup and peer: what is open, what came and went in a minute."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from ktop import hist
 from ktop.collect.tcp_table import Entry, Interval
 from ktop.model import Hist
-from ktop.model_tcp import PEERS_PER_FRAME, Peer, TcpEvent
+from ktop.model_tcp import PEERS_PER_FRAME, PIDS_PER_ROW, Peer, TcpEvent
 
 WINDOW_NS = 60_000_000_000
 MAX_PEERS = 20_000
-_Key = tuple[str, str, str, int]  # direction, command, remote address, port
+_Key = tuple[str, str, str, int, int | None]  # direction, command, remote, port, cgroup
 
 
 @dataclass
@@ -26,14 +26,16 @@ class _Tick:
     failures: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, int] = field(default_factory=dict)
     latencies: list[int] = field(default_factory=list)
+    pids: dict[int, None] = field(default_factory=dict)
 
 
 class _Fold:
-    __slots__ = ("connections", "retrans", "rtt_sum", "rtts", "rx", "segments", "since", "ticks",
-                 "tx")
+    __slots__ = ("connections", "pids", "retrans", "rtt_sum", "rtts", "rx", "segments", "since",
+                 "ticks", "tx")
 
     def __init__(self, since: int) -> None:
         self.ticks: deque[_Tick] = deque()
+        self.pids: dict[int, int] = {}  # connections that are open, by process
         self.since = since
         self.connections = self.rtt_sum = self.rtts = 0
         self.clear()
@@ -44,7 +46,7 @@ class _Fold:
 
 
 class Peers:
-    """By (direction, command, remote address, service port)."""
+    """By (direction, command, remote address, service port, cgroup)."""
 
     def __init__(self) -> None:
         self._folds: dict[_Key, _Fold] = {}
@@ -75,19 +77,20 @@ class Peers:
         if entry.active is None:
             entry.active = (r.netns, r.local_port) not in self._ports
         port = r.remote_port if entry.active else r.local_port
-        return "out" if entry.active else "in", comm or "-", remote, port
+        return "out" if entry.active else "in", comm or "-", remote, port, entry.cgroup
 
     def place(self, entry: Entry, key: _Key, now: int, closed: bool = False) -> None:
         """Add what a connection did in this interval; keep count of it while it is open."""
-        if entry.peer != key:
+        if entry.peer != key or entry.peer_pid != entry.record.pid:
             self.remove(entry)
         fold = self._fold(key, now)
         if closed:
             self.remove(entry)
         else:
             if entry.peer is None:
-                entry.peer = key
+                entry.peer, entry.peer_pid = key, entry.record.pid
                 fold.connections += 1
+                fold.pids[entry.peer_pid] = fold.pids.get(entry.peer_pid, 0) + 1
             self._measure(fold, entry)
         fold.tx += entry.tx or 0
         fold.rx += entry.rx or 0
@@ -111,6 +114,9 @@ class Peers:
             fold.connections = max(0, fold.connections - 1)
             fold.rtt_sum -= entry.peer_rtt
             fold.rtts -= bool(entry.peer_rtt)
+            fold.pids[entry.peer_pid] = fold.pids.get(entry.peer_pid, 0) - 1
+            if fold.pids[entry.peer_pid] <= 0:
+                del fold.pids[entry.peer_pid]
         entry.peer, entry.peer_rtt = None, 0
 
     def event(self, e: TcpEvent, now: int) -> None:
@@ -120,10 +126,13 @@ class Peers:
         out = e.kind == "connect" or (e.kind != "accept"
                                       and (e.netns, e.local_port) not in self._ports)
         fold = self._fold(("out" if out else "in", e.comm or "-", e.remote,
-                           e.remote_port if out else e.local_port), now)
+                           e.remote_port if out else e.local_port, e.cgroup), now)
         if not fold.ticks or fold.ticks[-1].time_ns != now:
             fold.ticks.append(_Tick(now))
         tick = fold.ticks[-1]
+        if e.pid:
+            tick.pids.pop(e.pid, None)
+            tick.pids[e.pid] = None
         result = e.result or "?"
         if e.kind == "close":
             tick.closed += 1
@@ -152,14 +161,16 @@ class Peers:
                 continue
             found.append((key, fold))
         found.sort(key=lambda kf: (-kf[1].tx - kf[1].rx, -sum(
-            t.opened + t.failed for t in kf[1].ticks), -kf[1].connections, kf[0]))
+            t.opened + t.failed for t in kf[1].ticks), -kf[1].connections, kf[0][:4]))
         rows = [self._row(key, fold, window, interval) for key, fold in found[:PEERS_PER_FRAME]]
         for _, fold in found:
             fold.clear()
         return rows, max(0, len(found) - PEERS_PER_FRAME)
 
     def _row(self, key: _Key, fold: _Fold, window: int, interval: Interval) -> Peer:
-        direction, comm, remote, port = key
+        direction, comm, remote, port, cgroup = key
+        pids = dict.fromkeys(pid for tick in reversed(fold.ticks) for pid in reversed(tick.pids))
+        pids.update(dict.fromkeys(pid for pid in fold.pids if pid))
         failures: dict[str, int] = {}
         kinds: dict[str, int] = {}
         counts: dict[int, int] = {}
@@ -179,7 +190,8 @@ class Peers:
             closed=sum(t.closed for t in fold.ticks), failures=failures,
             latency=Hist(counts, total, longest) if counts else None, retrans_kinds=kinds,
             srtt_ns=fold.rtt_sum // fold.rtts if fold.rtts > 0 else None,
-            new=self._start is not None and fold.since - self._start > WINDOW_NS)
+            new=self._start is not None and fold.since - self._start > WINDOW_NS, cgroup=cgroup,
+            pids=list(pids)[:PIDS_PER_ROW], pids_cut=max(0, len(pids) - PIDS_PER_ROW))
         if interval.ns:
             per = 1e9 / interval.ns
             row.tx_bytes_per_s, row.rx_bytes_per_s = fold.tx * per, fold.rx * per

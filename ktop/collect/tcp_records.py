@@ -1,4 +1,4 @@
-"""The TCP programs' records as named tuples, addresses and states as text."""
+"""The TCP programs' records as rows: addresses, states and results as text."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import errno
 import functools
 import socket
 import struct
-from typing import NamedTuple
 
-from ktop.bpf.tcp_layer import EVENT_STRUCT, KINDS, RETRANSMITS
+from ktop.bpf.tcp_layer import EVENT_STRUCT, KINDS, RETRANSMITS, Event
 from ktop.model_tcp import TcpEvent
 from ktop.text import comm
 
@@ -20,78 +19,8 @@ _KEY = struct.Struct("@QHH")
 _MAPPED = bytes(10) + b"\xff\xff"
 
 
-class SockRecord(NamedTuple):
-    """struct ktop_tcp_sock of tcp.bpf.c."""
-
-    sk: int
-    tx_bytes: int
-    retrans_bytes: int
-    rx_bytes: int
-    born_ns: int
-    cgroup: int
-    netns: int
-    uid: int
-    pid: int
-    holders: int
-    segs_out: int
-    segs_in: int
-    data_segs_out: int
-    retrans: int
-    srtt_us8: int
-    mdev_us4: int
-    min_rtt_us: int
-    rto_jiffies: int
-    cwnd: int
-    mss: int
-    unacked_bytes: int
-    unsent_bytes: int
-    unread_bytes: int
-    snd_wnd: int
-    rcv_wnd: int
-    sent_jiffies: int
-    received_jiffies: int
-    rate_delivered: int
-    rate_interval_us: int
-    backlog: int
-    backlog_max: int
-    syn_queue: int
-    drops: int
-    pad: int
-    local_port: int
-    remote_port: int
-    family: int
-    state: int
-    flags: int
-    local: bytes
-    remote: bytes
-    comm: bytes
-
-
-class EventRecord(NamedTuple):
-    """struct ktop_tcp_event of tcp.bpf.c."""
-
-    sk: int
-    time_ns: int
-    latency_ns: int
-    tx_bytes: int
-    rx_bytes: int
-    cgroup: int
-    kind: int
-    pid: int
-    uid: int
-    netns: int
-    retrans: int
-    code: int
-    stack: int
-    pad: int
-    local_port: int
-    remote_port: int
-    family: int
-    state: int
-    flags: int
-    local: bytes
-    remote: bytes
-    comm: bytes
+class EventRecord(Event):
+    """One record of the event ring."""
 
     @property
     def key(self) -> bytes:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ktop import hist
-from ktop.bpf.tcp_layer import ACTIVE, LOSS, PASSIVE, RECOVERY, SOCK_STRUCT
+from ktop.bpf.tcp_layer import ACTIVE, LOSS, PASSIVE, RECOVERY, SOCK_STRUCT, SockRecord
 from ktop.collect.tcp_records import (
     ESTABLISHED,
     LISTEN,
     EventRecord,
-    SockRecord,
     address,
     command,
     state_name,
@@ -50,8 +49,8 @@ class Interval:
 class Entry:
     """One socket. tx, rx, segments, retrans: what was added in the interval; None when unknown."""
 
-    __slots__ = ("active", "id", "owner", "peer", "peer_rtt", "record", "retrans", "rtt", "rx",
-                 "segments", "tx")
+    __slots__ = ("active", "cgroup", "holder", "holder_rtt", "id", "owner", "peer", "peer_pid",
+                 "peer_rtt", "record", "retrans", "rtt", "rx", "segments", "tx")
 
     def __init__(self, number: int, record: SockRecord) -> None:
         self.id, self.record = number, record
@@ -60,9 +59,12 @@ class Entry:
         self.segments: int | None = None
         self.retrans: int | None = None
         self.active: bool | None = None
-        self.owner = b""             # command when it was put into its fold
-        self.peer: tuple[str, str, str, int] | None = None  # the fold it is counted in
-        self.peer_rtt = 0                                   # and with which srtt, ns
+        self.cgroup: int | None = record.cgroup or None     # its owner's
+        self.owner: tuple[bytes, int | None] | None = None  # when it was put into its fold
+        self.peer: tuple[str, str, str, int, int | None] | None = None  # the fold it is counted in
+        self.peer_pid = self.peer_rtt = 0                   # and with which process, and srtt, ns
+        self.holder: tuple[int | None, int | None] | None = None  # the same by owner
+        self.holder_rtt: tuple[int, int] | None = None
         self.rtt: tuple[int, int] | None = None  # (bucket, srtt ns) counted in the histogram
 
     def advance(self, record: SockRecord, base: SockRecord | None) -> None:
@@ -237,6 +239,10 @@ class TcpTable:
         """Every open connection."""
         return list(self._entries.values())
 
+    def leaving(self) -> list[Entry]:
+        """Those that are no longer there and have not been heard to close."""
+        return list(self._leaving.values())
+
     def find(self, key: Key) -> Entry | None:
         """An open connection."""
         return self._entries.get(key)
@@ -294,7 +300,7 @@ def connection(entry: Entry, interval: Interval, closed: bool = False) -> Connec
         id=entry.id, netns=r.netns, local=address(r.family, r.local), local_port=r.local_port,
         remote=address(r.family, r.remote), remote_port=r.remote_port,
         state="CLOSED" if closed else state_name(r.state), active=entry.active,
-        pid=r.pid or None, comm=command(r.comm), cgroup=r.cgroup or None, uid=r.uid,
+        pid=r.pid or None, comm=command(r.comm), cgroup=entry.cgroup, uid=r.uid, ino=r.ino or None,
         holders=r.holders, age_ns=interval.now - r.born_ns if r.born_ns else None,
         tx_bytes=r.tx_bytes, rx_bytes=r.rx_bytes, tx_bytes_per_s=_per_s(entry.tx, interval),
         rx_bytes_per_s=_per_s(entry.rx, interval), retrans_total=r.retrans,
@@ -327,7 +333,7 @@ def listener(entry: Entry, drops_before: int | None, accepts: int | None,
     grown = None if drops_before is None else (r.drops - drops_before) & 0xFFFFFFFF
     return Listener(
         id=entry.id, netns=r.netns, local=address(r.family, r.local), local_port=r.local_port,
-        pid=r.pid or None, comm=command(r.comm), cgroup=r.cgroup or None, uid=r.uid,
+        pid=r.pid or None, comm=command(r.comm), cgroup=entry.cgroup, uid=r.uid,
         holders=r.holders, backlog=r.backlog, backlog_max=r.backlog_max, syn_queue=r.syn_queue,
         drops_total=r.drops, drops_per_s=_per_s(grown, interval),
         accepts_per_s=_per_s(accepts, interval))
