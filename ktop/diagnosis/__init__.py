@@ -1,0 +1,1 @@
+"""Which pipe is the narrowest: pure functions over Frames. Begin with engine.Diagnosis."""

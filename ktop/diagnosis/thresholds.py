@@ -1,0 +1,105 @@
+"""Every number that diagnosis judges by, with its source. The only place for them.
+
+`stalled` figures are task-seconds a second. A figure without a published source says what it means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What counts. Fields are in the units that their names end with."""
+
+    # -- hysteresis: named after about 3 s, dropped after about 6 s (issue: 5 s and 10 s) ----------
+    smooth_s: float = 1.5       # time constant of the means that stalls are judged by
+    name_s: float = 2.0         # so long must a pipe have stood out
+    hold_s: float = 3.0         # more does not count
+    fade: float = 0.6           # a second that does not stand out takes away so much of one
+    finding_s: float = 4.0      # findings need no hurry
+
+    # -- weights of the ranking: errors that stall, then saturation, then the rest (USE method) ----
+    weight_errors: float = 3.0
+    weight_saturated: float = 1.5
+    weight_contended: float = 1.2
+    weight_waiting: float = 0.7
+    error_floor: float = 0.5    # an error counts as so much of a stall, however short it was
+
+    # -- cpu ---------------------------------------------------------------------------------------
+    cpu_stalled: float = 0.5             # half a thread always waits
+    cpu_waiting_per_cpu: float = 0.4     # PSI users alert at 30-60% of `some`
+    cpu_waiting_one_cpu: float = 0.9     # one CPU has a waiter at all times (pinned threads)
+    cpu_tail_stalled: float = 0.2        # less is enough when the waits are long:
+    cpu_tail_ns: float = 10e6            # incidents with a P99 of 5-15 and 30-50 ms (SCENARIOS.md)
+    cpu_busy_pct: float = 70.0           # "CPU at 70% and P99 five times P50" (SCENARIOS.md)
+    runq_reference: float = 2.0          # run queue > 2-3 per CPU (SCENARIOS.md)
+    steal_pct: float = 5.0               # steal > 5% (SCENARIOS.md)
+    switches_per_cpu: float = 50_000.0   # switches/s per core (SCENARIOS.md)
+
+    # -- quota -------------------------------------------------------------------------------------
+    quota_stalled: float = 0.1           # a tenth of a thread is held back
+    quota_periods_pct: float = 10.0      # of periods; CPUThrottlingHigh of Kubernetes: 25%
+
+    # -- memory ------------------------------------------------------------------------------------
+    memory_stalled: float = 0.15         # PSI `some` over 10-15% is felt; oomd acts at 60% for 30 s
+    memory_reference_pct: float = 10.0
+    refault_share: float = 0.3           # of what is read: what was thrown away a moment ago
+
+    # -- block -------------------------------------------------------------------------------------
+    queue_depth: float = 4.0             # > 4 on a small cloud volume (SCENARIOS.md)
+    block_stalled: float = 1.8           # about two threads wait on one device at all times
+    block_victim: float = 0.25           # a quarter of one thread, behind the requests of another
+    block_own_share: float = 0.5         # whose own requests are the smaller part
+    block_behind_queue: float = 2.0      # others' requests under way (netdata, USE: avgqu-sz > 1)
+    held_stalled: float = 0.4            # threads wait, and the device has no requests of theirs
+    held_share: float = 0.35             # of the wait that requests under way account for
+    limit_near_pct: float = 80.0         # of a limit (PCP pmie 85%, USE 60-70%)
+    tail_ratio: float = 10.0             # P99 > 10 x median (SCENARIOS.md)
+
+    # -- file --------------------------------------------------------------------------------------
+    fsync_bound: float = 0.5             # half of a thread's time, and
+    fsync_bound_share: float = 0.6       # most of what that process does at all
+    fsync_slow_stalled: float = 0.2      # less is enough when fsyncs are slow:
+    fsync_ns: float = 10e6               # P99 > 10 ms (etcd's reference, SCENARIOS.md)
+    dirty_stalled: float = 0.3           # writers paused by balance_dirty_pages()
+    file_lock_stalled: float = 0.7       # flock and fcntl: a thread waits most of the time
+    file_stalled: float = 0.5            # other waits in syscalls on files
+    slow_op_ns: float = 10e6             # mean of a file operation on a slow mount
+    file_lock_idle_s: float = 10.0       # a lock that nobody has got for so long is a stand-by's
+
+    # -- tcp ---------------------------------------------------------------------------------------
+    tcp_stalled: float = 0.3
+    retrans_pct: float = 1.0             # of the segments; 0.1% is common, 1% is felt
+    retrans_per_s: float = 1.0
+    connect_wait_ns: float = 300e6       # longer than a handshake around the world
+    queue_delay_ns: float = 5e6          # srtt above its minimum while data is queued (CoDel: 5 ms)
+    queue_ratio: float = 3.0
+    connect_failures_per_s: float = 0.5
+    connect_failures_share: float = 0.3
+    drops_per_s: float = 0.5             # by a firewall; others are shown only
+    conntrack_pct: float = 95.0
+
+    # -- lock --------------------------------------------------------------------------------------
+    mutex_stalled: float = 0.8           # nearly one thread waits for a contended mutex, always
+    futex_stalled: float = 1.5           # futexes of unknown kind: only with the signs of a lock:
+    futex_wait_ns: float = 30e6          # waits are short,
+    futex_cpu_pct: float = 85.0          # and what they guard is busy nearly all the time,
+    futex_cpu_most_pct: float = 135.0    # and never more than one thread at once
+
+    # -- upstream ----------------------------------------------------------------------------------
+    upstream_stalled: float = 0.5
+    upstream_wait_ms: float = 20.0       # an answer that takes less is not slow (zones: 0.5-2 ms)
+    upstream_rtts: float = 4.0
+    upstream_busy_pct: float = 50.0      # a server on this host that works is not the wait's cause
+
+    # -- findings ----------------------------------------------------------------------------------
+    forks_per_s: float = 2.5             # "200 short processes a minute" is 3.3 (SCENARIOS.md)
+    fork_lifetime_ns: float = 40e6       # of what is started: shells and their helpers
+    missing_per_s: float = 20.0          # opens of what is not there, by one command
+    missing_share: float = 0.5           # and most of its opens fail
+    fd_left_s: float = 6 * 3600.0        # or a growth_per_min of
+    fd_growth_per_min: float = 5.0
+
+
+DEFAULT = Thresholds()
