@@ -55,7 +55,7 @@ def text(raw: bytes | None) -> str:
 
 def module_of(path: str) -> str:
     """`[libc.so.6]` of a mapping's path; JITs and anonymous memory have no module."""
-    name = path.rpartition("/")[2]
+    name = path.rpartition("/")[2].removesuffix(" (deleted)")
     if not name or name.startswith(("[anon", "anon_inode:", "perf-", "[heap]", "[stack")):
         return UNKNOWN
     return name if name.startswith("[") else f"[{name}]"
