@@ -21,7 +21,7 @@ from ktop import format as fmt
 from ktop import terminal
 from ktop.actions import ACTIONS, PAIRS, bindings
 from ktop.driver import CalmPalette, CalmScreen
-from ktop.launch import Session
+from ktop.launch import Options, Session
 from ktop.panes import PANES, Pane
 from ktop.scope import HOST, Scope
 from ktop.screens.help import Help, KeyLine, help_page
@@ -313,10 +313,14 @@ def preload() -> None:
 
 
 def main(session: Session) -> int:
-    """The UI process: run the app on this terminal, return its exit status."""
+    """The UI process of a live session; the exit status."""
     options = session.options
-    app = KtopApp(lambda: LiveSource(session), options.interval_ns, bool(options.ascii),
-                  scope=options.scope or HOST)
+    return show(KtopApp(lambda: LiveSource(session), options.interval_ns, bool(options.ascii),
+                        scope=options.scope or HOST), options)
+
+
+def show(app: KtopApp, options: Options) -> int:
+    """Run an app on this terminal; the exit status."""
     app.run(mouse=terminal.mouse_wanted(options.mouse))
     if app.failure is not None:
         raise app.failure

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 60.0
 USAGE_ERROR = 2
-COMMANDS_APART: tuple[str, ...] = ("record", "replay", "diagnose")  # modules of ktop.commands, in this order
+# Modules of ktop.commands, in the order of the help.
+COMMANDS_APART: tuple[str, ...] = ("record", "replay", "diagnose")
 EPILOG = """\
 Keys: 1-6 panes, Space pause, + - interval, < > sort column, ? help, q quit.
 Live kernel figures need root (sudo ktop); without it ktop runs on /proc and says what is missing.

@@ -49,10 +49,13 @@ class Options(NamedTuple):
 
 
 class Session(NamedTuple):
-    """What the UI is handed: the collector's stream and log, and the line to the supervisor."""
+    """What the UI is handed: the collector's stream and log, and the line to the supervisor.
+
+    stream: None where there is no collector.
+    """
 
     options: Options
-    stream: socket.socket
+    stream: socket.socket | None
     log: int
     control: socket.socket
 
@@ -85,9 +88,9 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def run(options: Options, collect: Collect = collect_live,
+def run(options: Options, collect: Collect | None = collect_live,
         interface: Interface = interface_live) -> int:
-    """A live session from start to end; the exit status for the shell."""
+    """A session from start to end; the exit status for the shell. collect: None for a replay."""
     if problem := terminal.refusal():
         print(f"ktop: {problem}", file=sys.stderr)
         return 2
@@ -97,7 +100,7 @@ def run(options: Options, collect: Collect = collect_live,
 class Supervisor:
     """Parent of both processes. One thread, one loop: signals and the UI's requests."""
 
-    def __init__(self, options: Options, collect: Collect, interface: Interface,
+    def __init__(self, options: Options, collect: Collect | None, interface: Interface,
                  headless: bool = False) -> None:
         """headless: the interface draws nothing, and a signal is its ordinary end."""
         self.options = options
@@ -128,8 +131,10 @@ class Supervisor:
         # The terminal is ours to put right even when a shell has taken the foreground.
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         try:
-            stream, log = self._start_collector()
-            self._start_ui(stream, log)
+            if self._collect is None:
+                self._start_ui(None, os.memfd_create("ktop-no-log"))
+            else:
+                self._start_ui(*self._start_collector(self._collect))
             while self._ui_status is None:
                 self._turn()
             return self._conclude(self._ui_status)
@@ -161,7 +166,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
         return pid
 
-    def _start_collector(self) -> tuple[socket.socket, int]:
+    def _start_collector(self, collect: Collect) -> tuple[socket.socket, int]:
         """Fork a collector. The UI's end of its stream, and its log (stdout and stderr)."""
         ours, theirs = socket.socketpair()
         log = os.memfd_create("ktop-collector-log")
@@ -170,12 +175,13 @@ class Supervisor:
         if not pid:
             ours.close()
             self._ui_control.close()
-            _child(lambda: self._collector_child(theirs, log, parent))
+            _child(lambda: self._collector_child(collect, theirs, log, parent))
         theirs.close()
         self._collectors = dict.fromkeys(self._collectors, False) | {pid: True}
         return ours, log
 
-    def _collector_child(self, sock: socket.socket, log: int, parent: int) -> int:
+    def _collector_child(self, collect: Collect, sock: socket.socket, log: int,
+                         parent: int) -> int:
         os.setsid()  # so that Ctrl-C and the terminal's SIGHUP are not for us
         null = os.open(os.devnull, os.O_RDONLY)
         for descriptor, target in ((null, 0), (log, 1), (log, 2)):
@@ -183,15 +189,16 @@ class Supervisor:
         os.close(null)
         os.close(log)
         _die_with_parent(parent)
-        return self._collect(sock, self.options)
+        return collect(sock, self.options)
 
-    def _start_ui(self, stream: socket.socket, log: int) -> None:
+    def _start_ui(self, stream: socket.socket | None, log: int) -> None:
         parent = os.getpid()
         self._ui = self._fork()
         if not self._ui:
             session = Session(self.options, stream, log, self._ui_control)
             _child(lambda: self._ui_child(session, parent))
-        stream.close()
+        if stream is not None:
+            stream.close()
         os.close(log)
         self._ui_control.close()
 
@@ -248,15 +255,15 @@ class Supervisor:
             word = b""
         if not word:
             self._control.close()
-        elif word == RESTART and not self._ending:
-            self._restart()
+        elif word == RESTART and not self._ending and self._collect is not None:
+            self._restart(self._collect)
 
-    def _restart(self) -> None:
+    def _restart(self, collect: Collect) -> None:
         """Fork another collector and pass its stream and its log to the UI."""
         for pid in self._collectors:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-        stream, log = self._start_collector()
+        stream, log = self._start_collector(collect)
         try:
             socket.send_fds(self._control, [NEW], [stream.fileno(), log])
         except OSError:

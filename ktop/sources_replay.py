@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import stat
-from typing import Protocol
+from collections.abc import Sequence
 
 from ktop.lens import Track
 from ktop.model import Frame
@@ -18,25 +18,19 @@ REPLAY = "REPLAY"
 CHUNK = 1 << 18
 
 
-class Tracked(Protocol):
-    """A source whose frames are all there from the start: it hands out none, the track has them."""
-
-    track: Track
-    name: str
-
-
 class ReplaySource:
-    """A recording. Nothing is asked of a collector, there is none.
+    """A recording: it hands out no frames, the track has them all.
 
-    start_ns: where to begin, wall clock; None: at the beginning. speed: of playing.
+    start_ns: where to begin, wall clock; None: at the beginning. speed: of playing. notes: lines
+    for the user about how the file was found.
     """
 
-    def __init__(self, track: Track, name: str, start_ns: int | None = None,
-                 speed: float = 1.0) -> None:
+    def __init__(self, track: Track, start_ns: int | None = None, speed: float = 1.0,
+                 notes: Sequence[str] = ()) -> None:
         self.state, self.reason = REPLAY, ""
         self.bodies: list[bytes] = []
-        self.track, self.name = track, name
-        self.start_ns, self.speed = start_ns, speed
+        self.track = track
+        self.start_ns, self.speed, self.notes = start_ns, speed, list(notes)
 
     def start(self, frames: Frames, changed: Changed) -> None:
         """Nothing comes by itself."""

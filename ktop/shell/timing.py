@@ -62,6 +62,8 @@ class Timing(Keeping):
         said = (self.player.play() if source.start_ns is None
                 else self.player.to_time(source.start_ns))
         self._arrive(1, said)
+        if source.notes:
+            self.say("; ".join(source.notes), "warn")
 
     def arrived(self, frames: list[Frame]) -> None:
         """From the source. What is looked at may just have left the memory."""
