@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ktop.history_feeds import Fed
-from ktop.model import Cgroup, Frame
+from ktop.model import Cgroup, Frame, ProcessFold
 from ktop.model_block import Device
 from ktop.model_files import FileRow, FileSystem
 from ktop.model_tcp import Drop, Interface, Namespace
@@ -40,6 +40,13 @@ def _user_of(row: FileRow, frame: Frame) -> int | None:
     return next((use.pid for use in uses if (use.dev, use.ino) == (row.dev, row.ino)), None)
 
 
+def _parent_of(fold: ProcessFold, frame: Frame) -> int | None:
+    """Who executes what a fold counts: of those of its parent's name the one that forks most."""
+    named = [p for p in frame.processes.rows if p.comm == fold.parent_comm]
+    here = [p for p in named if p.cgroup == fold.cgroup] or named
+    return max(here, key=lambda p: p.forks_per_s or 0.0).pid if here else None
+
+
 def _older(row: Any, start_boottime_ns: int, frame: Frame) -> bool:
     """Whether an event is of a process that had this number before."""
     time_ns: int | None = getattr(row, "time_ns", None)
@@ -60,6 +67,8 @@ def subject_of(row: Any, frame: Frame) -> Subject:
     pid: int | None = getattr(row, "pid", None)
     if isinstance(row, FileRow):
         pid = _user_of(row, frame)
+    elif isinstance(row, ProcessFold):
+        pid = _parent_of(row, frame)
     if not pid and getattr(row, "pids", None):
         pid = row.pids[0]
     group: int | None = getattr(row, "cgroup", None)
