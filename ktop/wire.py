@@ -10,11 +10,13 @@ import struct
 
 import msgspec
 
+from ktop import __version__
 from ktop.model import SCHEMA, Frame
 
 HEADER = struct.Struct("!cI")
 MAX_BYTES = 256 << 20
-FRAME, ERROR, CONTROL = b"F", b"E", b"C"
+FRAME, ERROR, CONTROL, HELLO = b"F", b"E", b"C", b"H"
+GREETING = b"ktop stream; "  # what a hello's body begins with: found behind a talkative login shell
 
 
 class WireError(Exception):
@@ -42,7 +44,8 @@ class Control(msgspec.Struct, omit_defaults=True):
     `watch` names layers (`processes`, `sched`...) whose on-demand probes are to be attached; all
     others are detached. thresholds: what counts as slow, ns by layer (`files`, `block`). profile:
     begin or end taking stacks. detail: the pid whose `Frame.detail` is wanted, 0 for nobody's. None
-    leaves things as they are.
+    leaves things as they are. got: how many frames of this stream have arrived (`ktop collect
+    --packed` keeps no more than a little on its way).
     """
 
     interval_ns: int | None = None
@@ -51,6 +54,7 @@ class Control(msgspec.Struct, omit_defaults=True):
     quit: bool = False
     profile: Profile | None = None
     detail: int | None = None
+    got: int | None = None
 
 
 _frame_encoder = msgspec.msgpack.Encoder()
@@ -58,7 +62,8 @@ _frame_decoder = msgspec.msgpack.Decoder(Frame)
 _control_decoder = msgspec.msgpack.Decoder(Control)
 
 
-def _message(kind: bytes, body: bytes) -> bytes:
+def message(kind: bytes, body: bytes) -> bytes:
+    """A whole message of any kind."""
     return HEADER.pack(kind, len(body)) + body
 
 
@@ -80,17 +85,34 @@ def decode_body(body: bytes) -> Frame:
 
 def encode_frame(frame: Frame) -> bytes:
     """A whole message holding a frame."""
-    return _message(FRAME, encode_body(frame))
+    return message(FRAME, encode_body(frame))
 
 
 def encode_error(text: str) -> bytes:
     """A whole message holding the collector's last words."""
-    return _message(ERROR, text.encode())
+    return message(ERROR, text.encode())
 
 
 def encode_control(control: Control) -> bytes:
     """A whole message holding a control."""
-    return _message(CONTROL, _frame_encoder.encode(control))
+    return message(CONTROL, _frame_encoder.encode(control))
+
+
+def encode_hello() -> bytes:
+    """The first message of a stream that leaves this host: who speaks."""
+    return message(HELLO, GREETING + f"version {__version__}; schema {SCHEMA}".encode())
+
+
+def check_hello(body: bytes) -> None:
+    """Raises WireError when whoever says this hello writes other frames than we read."""
+    words = body.removeprefix(GREETING)[:200].decode("ascii", "replace").split("; ")
+    said = dict(word.split(" ", 1) for word in words if " " in word)
+    if not body.startswith(GREETING) or "schema" not in said:
+        raise WireError("not a ktop stream")
+    if said["schema"] != str(SCHEMA):
+        raise WireError(f"it is ktop {said.get('version', 'of unknown version')} with frames of "
+                        f"schema {said['schema']}, this is {__version__} and reads {SCHEMA}: "
+                        "install the same version at both ends")
 
 
 class Reader:
@@ -110,13 +132,16 @@ class Reader:
         found: list[Frame | Control | str] = []
         while len(self._buffer) >= HEADER.size:
             kind, length = HEADER.unpack_from(self._buffer)
-            if kind not in (FRAME, ERROR, CONTROL) or length > MAX_BYTES:
+            if kind not in (FRAME, ERROR, CONTROL, HELLO) or length > MAX_BYTES:
                 raise WireError("not a ktop stream")
             end = HEADER.size + length
             if len(self._buffer) < end:
                 break
             body = bytes(memoryview(self._buffer)[HEADER.size:end])
             del self._buffer[:end]
+            if kind == HELLO:
+                check_hello(body)
+                continue
             found.append(_decode(kind, body))
             if kind == FRAME:
                 self.bodies.append(body)
