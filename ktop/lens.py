@@ -130,7 +130,8 @@ class Lens:
         whole = self.track.frame(at)
         self.whole, self.at = whole, at
         self._aim(at)
-        self.frame = self._fold(self._past.seen(whole))
+        straight = self._next is None and self._past.filled == at - 1
+        self.frame = self._fold(self._past.add(whole) if straight else self._past.seen(whole))
 
     def _begin(self, whole: Frame, at: int) -> None:
         """A scope's events are there at once, its ticks in slices."""

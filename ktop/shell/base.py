@@ -131,7 +131,7 @@ class Shell(TerminalApp):
         lens = next((lens for lens in self.lenses() if lens.behind), None)
         if lens is None:
             return
-        if not lens.work(SLICE_S) and lens is not self.host:
+        if not lens.work(SLICE_S) and (lens is not self.host or lens is self.lens):
             self.show_again()
         self.make_up()
 
