@@ -151,7 +151,7 @@ def test_names_stand_at_the_beginning_of_a_run() -> None:
              + [Cell("level", 1, "uninterruptible")] * 3 + [Cell("gap", event="gap")]
              + [Cell("gap")] * 2 + [Cell("idle", event="step")])
     picture = Picture(cells, cursor=4, marks=[9])
-    assert text(names(picture)) == "   b▲ock ◆ t D  ┊  !"
+    assert text(names(picture)) == "   b▲ock ◆ T D  ┊  !"
     assert text(heights(picture)) == "···▅▅▅▅▅▅▅▅▃▃▁▁▁┊┊┊·"
     assert heights(picture)[4][1] == "cursor"
 

@@ -21,7 +21,7 @@ Problem = tuple[str, int]  # what is wrong, at which character
 class Question(CalmModal):
     """Asks for a line of text; gives it back when `check` finds nothing wrong, None on Escape."""
 
-    CSS = """
+    DEFAULT_CSS = """
     Question { align: center middle; background: transparent; }
     Question > Vertical {
         width: 64; max-width: 100%; height: auto; padding: 0 1;

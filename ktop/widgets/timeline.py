@@ -56,7 +56,8 @@ def heights(picture: Picture) -> list[Piece]:
 
 
 def names(picture: Picture) -> list[Piece]:
-    """The lower line: each run of a pipe begins with its name; cursor, marks and gaps stand out."""
+    """The lower line: each run of a pipe begins with its name, or the name's first letter as a
+    capital; cursor, marks and gaps stand out."""
     g = theme.glyphs()
     pieces: list[Piece] = []
     cells = picture.cells
@@ -67,7 +68,7 @@ def names(picture: Picture) -> list[Piece]:
             end += 1
         name = SHORT.get(pipe, pipe)
         if len(name) >= end - at:  # a blank must fit between it and the next
-            name = name[:1]
+            name = name[:1].upper()
         pieces += [(char, picture.styles.get(pipe, "dim")) for char in
                    name.ljust(end - at)[:end - at]]
         at = end
