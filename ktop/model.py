@@ -102,7 +102,10 @@ class Process(Part):
 
 
 class Thread(Part):
-    """One thread of a process that has more than one; fields as in Process, for it alone."""
+    """One thread of a process that has more than one; fields as in Process, for it alone.
+
+    off_cpu_pct: of the process that is looked at (Control.detail) only.
+    """
 
     tid: int
     pid: int
@@ -115,6 +118,7 @@ class Thread(Part):
     blocked_reason: str | None = None
     voluntary_per_s: float | None = None
     involuntary_per_s: float | None = None
+    off_cpu_pct: dict[str, float] | None = None
 
 
 OFF_CPU = ("disk", "uninterruptible", "io", "network", "lock", "sleep", "stopped", "other")

@@ -58,6 +58,30 @@ static __always_inline void bury(struct task_struct *task, struct ktop_account *
     }
 }
 
+/* The process that is looked at: what its ended threads did is kept, thread by thread, so that its
+ * states sum to wall time also while threads come and go. [0] of slept_ns is run_delay. */
+struct ktop_mourned {
+    u64 start_boottime_ns;
+    u64 slept_ns[KTOP_REASONS];
+};
+BPF_ARRAY(looked_at, u32, 1);
+BPF_TABLE("lru_hash", u32, struct ktop_mourned, mourned, 1024);
+
+static __always_inline void mourn(struct task_struct *task, struct ktop_account *a)
+{
+    u32 zero = 0, pid = F(task, pid);
+    u32 *wanted = looked_at.lookup(&zero);
+    struct ktop_mourned m = {};
+    if (!wanted || !*wanted || *wanted != F(task, tgid))
+        return;
+    m.start_boottime_ns = F(task, start_boottime);
+#pragma unroll
+    for (int i = 1; i < KTOP_REASONS; i++)
+        m.slept_ns[i] = a->slept_ns[i];
+    m.slept_ns[0] = a->run_delay_ns;
+    mourned.update(&pid, &m);
+}
+
 /* A thread leaves the CPU: the wait before its slice is final, its last absence can be split. */
 static __always_inline void leave(struct task_struct *prev, struct ktop_cpu *cpu, bool preempted,
                                   u32 state, u64 now)
@@ -83,11 +107,6 @@ static __always_inline void leave(struct task_struct *prev, struct ktop_cpu *cpu
     cpu->wait_ns += wait;
     if (slot)
         note_longest(wait);
-    if (state & KTOP_TASK_DEAD) {
-        bury(prev, a);
-        return;
-    }
-
     u32 reason = a->reason;
     if (reason < KTOP_REASONS && a->pend_ns > wait) {
         u64 slept = a->pend_ns - wait;
@@ -95,6 +114,11 @@ static __always_inline void leave(struct task_struct *prev, struct ktop_cpu *cpu
         a->slept_ns[reason] += slept;
         if (which < KTOP_WAITS)
             a->waited_ns[which] += slept;
+    }
+    if (state & KTOP_TASK_DEAD) {
+        bury(prev, a);
+        mourn(prev, a);
+        return;
     }
     a->pend_ns = 0;
     a->off_ns = now;

@@ -131,6 +131,8 @@ class Collector:
         if self._detail is None:
             self._detail = DetailReader(self._syscalls)
         self._detail.ask(pid)
+        if self._processes is not None:
+            self._processes.look_at(pid)
 
     def profile(self, wish: wire.Profile) -> None:
         """Begin or end taking stacks."""

@@ -12,6 +12,7 @@ from ktop.bpf.layout import COUNTERS, LIFE_COUNTERS, TASK_HIST_SLOTS
 from ktop.bpf.ringbuf import RingBuffer
 from ktop.collect import events
 from ktop.collect.host import Clocks
+from ktop.collect.mourned import Mourned
 from ktop.collect.proc import ProcfsLayer
 from ktop.collect.tasks import TaskTable
 from ktop.folds import Folds
@@ -68,6 +69,13 @@ class ProcessesLayer:
         ring = lifecycle.loaded.maps.get("events")
         self._ring = RingBuffer(ring.fd, ring.max_entries) if ring else None
 
+    def look_at(self, pid: int) -> None:
+        """Whose threads are to be told in full, 0 for nobody's."""
+        if self._tasks is not None:
+            if self._tasks.mourned is None:
+                self._tasks.mourned = Mourned(self._engine)
+            self._tasks.mourned.look_at(pid)
+
     def drain(self) -> None:
         """Empty the event ring; called between ticks too, so that a burst finds room."""
         if self._ring is not None:
@@ -80,6 +88,8 @@ class ProcessesLayer:
         self._read_ns = time.monotonic_ns()
         if self._tasks is not None:
             self._data = self._engine.read_iter("tasks")
+        if self._tasks is not None and self._tasks.mourned is not None:
+            self._tasks.mourned.sample()
         self._dead = (self._engine.read_hash("dead_hists")
                       if "dead_hists" in self._engine.loaded.maps else [])
         self._counters_ns, self._counts = time.monotonic_ns(), self._read_counters()

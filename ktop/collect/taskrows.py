@@ -106,7 +106,7 @@ def _totals(t: TaskRecord) -> list[int]:
     return values
 
 
-def _slept(t: TaskRecord, now: int) -> tuple[list[int], list[int]]:
+def slept_until(t: TaskRecord, now: int) -> tuple[list[int], list[int]]:
     """Time by reason up to `now`; index 0 is the run queue wait, which the others exclude. And by
     what was waited for (WAITS).
 
@@ -134,16 +134,38 @@ def thread_sums(thread: TaskThread, interval: Interval) -> Sums:
     sums = Sums()
     sums.hist = thread.hist_delta
     sums.counters = _totals(t)
-    sums.slept, sums.waited = _slept(t, interval.now)
+    sums.slept, sums.waited = slept_until(t, interval.now)
     sums.tracked = bool(t.flags & TASK_FLAG_TRACKED)
     if before is not None:
         sums.counters = [a - b for a, b in zip(sums.counters, _totals(before), strict=True)]
-        slept, waited = _slept(before, interval.last)
+        slept, waited = slept_until(before, interval.last)
         sums.slept = [max(0, a - b) for a, b in zip(sums.slept, slept, strict=True)]
         sums.waited = [max(0, a - b) for a, b in zip(sums.waited, waited, strict=True)]
         # An account opened in this interval does not know what went before.
         sums.tracked = sums.tracked and bool(before.flags & TASK_FLAG_TRACKED)
+    _fit(sums, t, before, interval)
     return sums
+
+
+def _fit(sums: Sums, t: TaskRecord, before: TaskRecord | None, interval: Interval) -> None:
+    """States are exclusive: run queue wait and time off CPU are no more than CPU time leaves.
+
+    CPU time begins with the run queue's clock, which a wakeup on an idle CPU leaves at the moment
+    of the wakeup (rq_clock_skip_update); the account ends an absence with the switch itself. So
+    some us of each wakeup would be counted twice: 6% of wall time at 19,000 a second. And a wait
+    under way at the read before may have been read short by that clock, and count here.
+    """
+    assert interval.last is not None
+    begun = max(interval.last, t.start_boottime_ns - interval.boot_offset)
+    cpu = t.cpu_ns - (before.cpu_ns if before is not None else 0)
+    left = max(0, interval.now - begun - cpu)
+    sums.slept[0] = min(sums.slept[0], left)
+    left, off = left - sums.slept[0], sum(sums.slept[1:])
+    if off > left:
+        share = left / off
+        sums.slept[1:] = [round(ns * share) for ns in sums.slept[1:]]
+        sums.waited = [ns if name == "reclaim" else round(ns * share)  # that is time on a CPU
+                       for name, ns in zip(WAITS, sums.waited, strict=True)]
 
 
 class RowMaker:
@@ -153,8 +175,12 @@ class RowMaker:
         self._syscalls, self._tracked = syscalls, tracked
 
     def make(self, threads: list[TaskThread], ended: list[TaskRecord], old: Process | None,
-             interval: Interval) -> tuple[Process, list[Thread]]:
-        """The row of a process and, when it has more than one thread, of each."""
+             interval: Interval, mourned: list[int] | None = None,
+             ) -> tuple[Process, list[Thread]]:
+        """The row of a process and, when it has more than one thread, of each.
+
+        mourned: of the process that is looked at, what ended threads did (Mourned.settle).
+        """
         leader = next((t.record for t in threads if t.record.pid == t.record.tgid),
                       threads[0].record)
         letters = [state_letter(t.record.state) for t in threads]
@@ -176,9 +202,13 @@ class RowMaker:
                 total.add(sums)
                 if len(threads) > 1:
                     thread_rows.append(self._thread_row(thread.record, sums, interval))
+                    if mourned is not None and sums.tracked:
+                        thread_rows[-1].off_cpu_pct = _off_cpu(sums, interval)
             for record in ended:  # the leader's record has them now: take out what was known
                 total.counters = [a - b for a, b in
                                   zip(total.counters, _totals(record), strict=True)]
+            if mourned is not None:
+                total.slept = [a + b for a, b in zip(total.slept, mourned, strict=True)]
             self._rate(row, threads, total, interval)
         elif len(threads) > 1:
             thread_rows = [self._thread_row(t.record, None, interval) for t in threads]
@@ -228,8 +258,7 @@ class RowMaker:
         if not d.tracked:
             return
         row.forks_per_s = rest[6] * per
-        row.off_cpu_pct = {name: d.slept[i] * pct for i, name in enumerate(OFF_CPU, 1)
-                           if d.slept[i]}
+        row.off_cpu_pct = _off_cpu(d, interval)
         row.waits_pct = {name: ns * pct for name, ns in zip(WAITS, d.waited, strict=True) if ns}
         row.blocked_pct = sum(d.slept[i] for i in _BLOCKED_AT) * pct
         if row.blocked_pct:
@@ -239,6 +268,12 @@ class RowMaker:
             row.blocked_reason = self._reason(witness, d.slept)
         if d.hist:
             row.runq = Hist(d.hist, hist.midpoint_sum(d.hist))
+
+
+def _off_cpu(d: Sums, interval: Interval) -> dict[str, float]:
+    """Time off CPU by reason, % of the interval."""
+    _, pct = _scales(interval)
+    return {name: d.slept[i] * pct for i, name in enumerate(OFF_CPU, 1) if d.slept[i]}
 
 
 def _scales(interval: Interval) -> tuple[float, float]:

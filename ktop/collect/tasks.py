@@ -11,8 +11,9 @@ import struct
 from collections.abc import Iterable
 
 from ktop.bpf.layout import HIST_STRUCT, RECORD_SIZE, TAG_HIST, TASK_STRUCT
+from ktop.collect.mourned import Mourned
 from ktop.collect.records import TaskRecord
-from ktop.collect.taskrows import Interval, RowMaker, TaskThread
+from ktop.collect.taskrows import Interval, RowMaker, TaskThread, slept_until
 from ktop.model import Process, Thread
 
 _CUT = struct.Struct(f"{RECORD_SIZE}s")
@@ -42,6 +43,7 @@ class TaskTable:
         self._processes: dict[int, _Process] = {}
         self._unsettled: set[int] = set()  # changed in the last tick: their rates are still moving
         self._last_ns: int | None = None
+        self.mourned: Mourned | None = None  # of the process that is looked at
         self.changes: list[tuple[Process | None, Process | None]] = []
         self.buried: list[tuple[int, tuple[int, ...]]] = []
 
@@ -61,7 +63,8 @@ class TaskTable:
             self._enter(record, interval)
         touched |= self._leave(gone, {record.pid for record in records})
         by_tid = {tid: tuple(counts) for _, tid, *counts in map(HIST_STRUCT.unpack, histograms)}
-        for pid in touched | self._unsettled:
+        always = {self.mourned.pid} if self.mourned else set()
+        for pid in touched | self._unsettled | always:
             process = self._processes.get(pid)
             if process is not None:
                 self._refresh(process, by_tid, interval)
@@ -106,11 +109,23 @@ class TaskTable:
             thread.take_histogram(histograms.get(tid))
         before = process.row
         process.row, process.thread_rows = self._rows.make(
-            list(process.threads.values()), process.ended, before, interval)
+            list(process.threads.values()), process.ended, before, interval,
+            self._of_ended(process, interval))
         self.changes.append((before, process.row))
         process.ended = []
         for thread in process.threads.values():
             thread.before = thread.record
+
+    def _of_ended(self, process: _Process, interval: Interval) -> list[int] | None:
+        """What ended threads of the process that is looked at did; None for all others."""
+        if self.mourned is None or not self.mourned.pid or interval.last is None:
+            return None
+        if next(iter(process.threads.values())).record.tgid != self.mourned.pid:
+            return None
+        last = interval.last
+        return self.mourned.settle(
+            {(t.record.pid, t.record.start_boottime_ns) for t in process.threads.values()},
+            [(record, slept_until(record, last)[0]) for record in process.ended])
 
     def row(self, pid: int) -> Process | None:
         """A process's row, None when there is no such process."""
