@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import select
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from ktop import terminal
+from ktop.privileges import die_with_parent, drop_privileges
 
 if TYPE_CHECKING:
     from ktop.scope import Scope
@@ -34,7 +34,6 @@ GRACE_S = 3.0
 HEADLESS_GRACE_S = 30.0  # a recorder may have to wait for a disk
 RESTART, NEW, DEAD = b"restart", b"new", b"dead "
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
 class Options(NamedTuple):
@@ -177,6 +176,8 @@ class Supervisor:
             self._ui_control.close()
             _child(lambda: self._collector_child(collect, theirs, log, parent))
         theirs.close()
+        if (handed_over := getattr(collect, "handed_over", None)) is not None:
+            handed_over()  # a connection made before the fork is the collector's alone
         self._collectors = dict.fromkeys(self._collectors, False) | {pid: True}
         return ours, log
 
@@ -188,7 +189,7 @@ class Supervisor:
             os.dup2(descriptor, target)
         os.close(null)
         os.close(log)
-        _die_with_parent(parent)
+        die_with_parent(parent)
         return collect(sock, self.options)
 
     def _start_ui(self, stream: socket.socket | None, log: int) -> None:
@@ -208,7 +209,7 @@ class Supervisor:
                 options=session.options._replace(ascii=terminal.ascii_only()))
         errors = os.dup(2) if self._headless else _stderr_on_terminal()
         drop_privileges()
-        _die_with_parent(parent)  # after the change of user, which clears it
+        die_with_parent(parent)  # after the change of user, which clears it
         try:
             return self._interface(session)
         except Exception as err:
@@ -434,69 +435,3 @@ def _stderr_on_terminal() -> int:
         os.dup2(tty, 2)
         os.close(tty)
     return errors
-
-
-def _prctl(option: int, value: int) -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
-def _die_with_parent(parent: int) -> None:
-    """SIGTERM when the supervisor is gone, however it went."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # gone before we asked
-        os._exit(128 + signal.SIGTERM)
-
-
-def invoking_user() -> pwd.struct_passwd | None:
-    """The user behind sudo, None when there is nobody to drop to."""
-    if os.geteuid() != 0:
-        return None
-    try:
-        user = pwd.getpwuid(int(os.environ["SUDO_UID"]))
-    except (KeyError, ValueError):
-        return None
-    return user if user.pw_uid else None
-
-
-def drop_privileges() -> None:
-    """Become the user who called sudo, for good. Textual is imported after this."""
-    user = invoking_user()
-    if user is None:
-        return
-    try:
-        gid = int(os.environ.get("SUDO_GID", user.pw_gid))
-    except ValueError:
-        gid = user.pw_gid
-    import ctypes  # noqa: F401 - for _prctl, while it can surely be read
-
-    _import_what_they_cannot_read(user, gid)
-    os.initgroups(user.pw_name, gid)
-    os.setresgid(gid, gid, gid)
-    os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
-    os.environ.update(HOME=user.pw_dir, USER=user.pw_name, LOGNAME=user.pw_name)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-
-
-def _import_what_they_cannot_read(user: Any, gid: int) -> None:
-    """With ktop or Python installed below /root the user cannot read the code: import it now."""
-    from importlib.util import find_spec
-
-    spec = find_spec("textual")
-    paths = [path for path in (spec.origin if spec else None, __file__, os.__file__) if path]
-    groups = os.getgroups()
-    try:
-        os.setgroups(os.getgrouplist(user.pw_name, gid))
-        os.setegid(gid)
-        os.seteuid(user.pw_uid)
-        readable = all(os.access(path, os.R_OK, effective_ids=True) for path in paths)
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
-    if not readable:
-        import ktop.app
-        import ktop.crash
-
-        ktop.app.preload()

@@ -57,13 +57,14 @@ def run(args: argparse.Namespace) -> int:
     """Show it; the exit status."""
     from ktop import launch, terminal
     from ktop.cli import scope_of
+    from ktop.privileges import drop_privileges
 
     options = launch.Options(
         ascii=terminal.ascii_only() if args.ascii is None else args.ascii, mouse=args.mouse,
         scope=scope_of(args))
     if args.file == "-":
         return _stream(args, options)
-    launch.drop_privileges()
+    drop_privileges()
     from ktop.recording import Recording, RecordingError
 
     try:
@@ -121,6 +122,7 @@ def _show(session: Session, args: argparse.Namespace) -> int:
 def _stream(args: argparse.Namespace, options: Any) -> int:
     """Frames from standard input; keys from the terminal."""
     from ktop import launch, terminal
+    from ktop.privileges import drop_privileges
 
     if args.at is not None:
         return _refuse("--at: a stream has no past to go to")
@@ -135,7 +137,7 @@ def _stream(args: argparse.Namespace, options: Any) -> int:
     os.close(keys)
     if problem := terminal.refusal():
         return _refuse(problem)
-    launch.drop_privileges()
+    drop_privileges()
 
     def show_stream(session: Session) -> int:
         from ktop.app import KtopApp, show
