@@ -144,7 +144,7 @@ class KtopApp(Scoping, Timing, Finding):
         if not self._built or len(self.screen_stack) != 1:
             return
         hints = [Hint(shown, label, 5 + n) for n, (shown, label) in enumerate(self._local_keys())]
-        if self.source.state == ENDED:
+        if self.source.state == ENDED and self.renewable:
             hints.insert(0, Hint("r", "Restart collector", 0))
         moving = self.time_hints()
         hints += moving
@@ -280,7 +280,9 @@ class KtopApp(Scoping, Timing, Finding):
 
     def action_restart(self) -> None:
         """A new collector after one has ended."""
-        if self.source.state != ENDED:
+        if self.replaying:
+            self.say("this is a recording: there is no collector")
+        elif self.source.state != ENDED:
             self.say("the collector is running")
         elif self.source.restart():
             self.say("starting a new collector")

@@ -32,6 +32,9 @@ class Pane(Widget, can_focus=True):
             super().__init__()
             self.wish = wish
 
+    def refused(self) -> None:
+        """What it asked for cannot be had: a recording holds what was taken then."""
+
     title: ClassVar[str] = ""
     key: ClassVar[str] = ""
     layer: ClassVar[str] = ""

@@ -122,7 +122,7 @@ class FilesPane(SlowPane):
             return [(" one moment: the probes of this pane are being loaded", "dim")]
         if not files.watched:
             if any(p.name == "fs_exit" and p.status == "off" for p in frame.health.probes):
-                return [(" syscall probes off: attached while somebody looks here, or records",
+                return [(" syscall probes were off: attached while somebody looks here, or records",
                          "dim")]
             return [(" " + why_missing(frame, "fs_exit", "no file operations"), "warn")]
         costs = [p.run_ns / p.runs for p in frame.health.probes
@@ -213,7 +213,7 @@ class FilesPane(SlowPane):
 
     def _show_mounts(self, frame: Frame, files: Files) -> None:
         note = "" if files.watched else "from mountinfo only: by whom is not known"
-        self._feed("mounts", self._history.feeds.mounts, "none since ktop runs", note)
+        self._feed("mounts", self._history.feeds.mounts, "none so far", note)
 
     # -- charts --------------------------------------------------------------------------------
 

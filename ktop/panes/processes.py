@@ -68,7 +68,7 @@ class ProcessesPane(Pane):
             with Container(id="side"):
                 yield Rule(id="side-rule")
                 yield VirtualTable(feed_columns(self.names), lambda f: f.serial, feed=True,
-                                   frozen=2, id="feed", empty="none since ktop started")
+                                   frozen=2, id="feed", empty="none so far")
                 yield VirtualTable(fold_columns(self.names),
                                    lambda f: (f.parent_comm, f.comm, f.cgroup), sort="execs",
                                    frozen=2, id="folded", empty="none in the last minute")

@@ -128,7 +128,7 @@ class TcpPane(ViewPane):
 
     def _summary(self, frame: Frame, layer: Tcp) -> list[list[Piece]]:
         if frame.tcp is None:
-            return [[(" loading its probes", "dim")], []]
+            return [[(" its probes were not loaded yet", "dim")], []]
         first: list[Piece] = [
             (" ", "normal"), (fmt.grouped(layer.connections_total), "strong"),
             (" connections  ", "dim"), (fmt.size_rate(layer.tx_bytes_per_s), "strong"),

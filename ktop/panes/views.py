@@ -211,6 +211,11 @@ class SlowPane(ViewPane):
         super().__init__(id=id)
         self._asked_ns: int | None = None  # the collector may not have heard of it yet
 
+    def refused(self) -> None:
+        """What counts as slow stays what it was."""
+        self._asked_ns = None
+        self._again()
+
     def _told_ns(self, frame: Frame) -> int | None:
         """What the collector counts as slow; None while it has no such layer."""
         raise NotImplementedError

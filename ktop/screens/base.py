@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from textual.binding import Binding, BindingType
+
 from ktop.driver import CalmModal
 from ktop.history import History
 from ktop.model import Frame
@@ -17,6 +19,11 @@ class FrameScreen(CalmModal):
     as the wire calls it, is a method of Textual's). The app opens it (Shell.open_over).
     """
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("t", "app.time_step(1)", show=False), Binding("T", "app.time_step(-1)", show=False),
+        Binding("left_square_bracket", "app.time_minutes(-1)", show=False),
+        Binding("right_square_bracket", "app.time_minutes(1)", show=False),
+        Binding("b", "app.time_jump", show=False), Binding("0", "app.time_now", show=False)]
     scope: Scope = HOST
     wanted_layers: ClassVar[tuple[str, ...]] = ()
 

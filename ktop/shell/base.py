@@ -245,10 +245,16 @@ class Shell(TerminalApp):
         self.status.show_cost(cost)
         self.crumbs.set_scope(self.lens.scope, self.lens.frame)
         if self.source.state == ENDED:
+            more = "; r starts a new one" if self.renewable else ""
             self.banner.say(f"The collector has ended ({self.source.reason}). "
-                            "The last picture stays; r starts a new one.", "bad", "strong")
+                            f"The last picture stays{more}.", "bad", "strong")
         else:
             self.banner.say((self.newest.health.banner if self.newest else None) or "")
+
+    @property
+    def renewable(self) -> bool:
+        """Somebody can start another collector when this one has ended."""
+        return bool(getattr(self.source, "renewable", True))
 
     def source_changed(self) -> None:
         """The source's state is another."""
