@@ -32,9 +32,6 @@ class Pane(Widget, can_focus=True):
             super().__init__()
             self.wish = wish
 
-    def refused(self) -> None:
-        """What it asked for cannot be had: a recording holds what was taken then."""
-
     title: ClassVar[str] = ""
     key: ClassVar[str] = ""
     layer: ClassVar[str] = ""
@@ -50,6 +47,9 @@ class Pane(Widget, can_focus=True):
     def show(self, frame: Frame, history: History) -> None:
         """Show this tick. Called once per tick while visible, and at once on becoming visible."""
         raise NotImplementedError
+
+    def refused(self) -> None:
+        """What it asked for cannot be had: a recording holds what was taken then."""
 
     def help_text(self) -> str:
         """Plain text: what each figure means, its unit, where in the kernel it comes from."""
