@@ -77,7 +77,7 @@ class FlameScreen(FrameScreen):
     """
 
     CSS = """
-    FlameScreen { layout: vertical; background: ansi_default; }
+    FlameScreen { layout: vertical; overflow: hidden; background: ansi_default; }
     FlameScreen #flame-facts, FlameScreen #flame-selected { height: 2; }
     FlameScreen #flame-body { height: 1fr; }
     FlameScreen #flame-left, FlameScreen #flame-right { width: 1fr; height: 1fr; }

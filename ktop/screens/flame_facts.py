@@ -142,7 +142,7 @@ def selected_lines(node: Node, flame: Flame, matches: frozenset[str], wanted: st
     if flame.kind == "off" and node.samples:
         figures += [SEP, ("mean ", "dim"), (fmt.duration(node.total / node.samples), "normal")]
         if node.stuck:
-            figures += [SEP, ("uninterruptible ", "dim"),
+            figures += [SEP, ("state D ", "dim"),
                         (fmt.pct(100 * node.stuck / (node.total or 1)) + "%", "warn")]
     return [name, figures]
 

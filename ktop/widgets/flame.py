@@ -41,7 +41,7 @@ def box_pieces(box: Box, selected: Node | None, matches: frozenset[str]) -> list
     if node is selected:
         return [(_pad(glyphs.mark + cut(label, width - 1), width), "flame.cursor")]
     edges = KERNEL_EDGE if glyphs.ascii else USER_EDGE
-    text = edges[node.kernel] + (cut(label, width - 1) if width > 3 else "")
+    text = (edges[node.kernel] + (cut(label, width - 1) if width > 3 else mark))[:width]
     return [(_pad(text, width), style_of(node, matches))]
 
 
@@ -173,6 +173,7 @@ class Icicle(StripWidget, can_focus=True):
             to = self.root
         elif where == "bottom":
             to = here
+            self._visited.clear()
             while (below := self._callee(to, self._shown(rows, to.depth + 1))) is not None:
                 to = below
         if to is not None and to is not here:
