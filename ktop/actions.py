@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from textual.binding import Binding
 
@@ -25,7 +26,7 @@ class Action:
     priority: bool = False
 
 
-ACTIONS = (
+ACTIONS = [
     *(Action(f"pane({n})", str(n), str(n), title, f"Show the {title} pane.")
       for n, title in enumerate(
           ("Processes", "Files", "TCP", "Block", "Scheduler", "Diagnosis"), 1)),
@@ -69,6 +70,7 @@ ACTIONS = (
     Action("mark", "m", "m", "Mark", "Note something about the moment in view."),
     Action("save", "w", "w", "Save the past", "Write what is in memory to a file."),
     Action("record", "R", "R", "Record", "Begin to record into a file, or end it."),
+    Action("columns", "C", "C", "Columns", "Which columns the table has, how wide, in what order."),
     Action("help", "question_mark,f1,h", "? F1 h", "Help", "What this pane shows, and all keys.",
            1),
     Action("command_palette", "colon,ctrl+p", ": Ctrl-P", "Commands", "Find an action by name.",
@@ -79,9 +81,22 @@ ACTIONS = (
     Action("suspend_process", "ctrl+z", "Ctrl-Z", "Suspend", "Back to the shell; fg returns.",
            priority=True),
     Action("quit", "q,f10,ctrl+q", "q F10 Ctrl-C", "Quit", "Leave ktop.", 2),
-)
+]
 # Two keys that are one thing in the footer: what people look for is the pair.
-PAIRS = (("+ -", "Interval", 5), ("< >", "Sort", 6), ("1-6", "Panes", 7))
+PAIRS = [("+ -", "Interval", 5), ("< >", "Sort", 6), ("1-6", "Panes", 7)]
+_PAIRED = {"interval(1)": "Interval", "interval(-1)": "Interval", "sort(1)": "Sort",
+           "sort(-1)": "Sort", **{f"pane({n})": "Panes" for n in range(1, 7)}}
+_MADE, _MADE_PAIRS = tuple(ACTIONS), tuple(PAIRS)
+
+
+def rebind(shown: Mapping[str, str]) -> None:
+    """What footer, help and palette call the keys of actions, by name; the others as made.
+
+    The keys themselves are changed by App.set_keymap.
+    """
+    ACTIONS[:] = [replace(a, shown=shown.get(a.name, a.shown)) for a in _MADE]
+    moved = {_PAIRED.get(name) for name in shown}
+    PAIRS[:] = [pair for pair in _MADE_PAIRS if pair[1] not in moved]
 
 
 def bindings() -> list[Binding]:

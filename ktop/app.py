@@ -7,6 +7,7 @@ one batch, and only when the terminal has taken the picture before. Keys never w
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, cast
 
@@ -17,8 +18,8 @@ from textual.containers import Container
 from textual.screen import Screen
 from textual.widget import Widget
 
+from ktop import config, terminal
 from ktop import format as fmt
-from ktop import terminal
 from ktop.actions import ACTIONS, PAIRS, bindings
 from ktop.driver import CalmPalette, CalmScreen
 from ktop.launch import Options, Session
@@ -39,7 +40,6 @@ from ktop.widgets.header import (
     Status,
     TabBar,
 )
-from ktop.widgets.table import VirtualTable
 from ktop.widgets.timeline import Timeline
 
 # The table's own names for what the shell's keys do as well.
@@ -52,8 +52,8 @@ class MainScreen(CalmScreen):
     """The screen of the panes. Textual's own screens take Tab for moving the focus."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab", "app.pane_step(1)", show=False),
-        Binding("shift+tab", "app.pane_step(-1)", show=False)]
+        Binding("tab", "app.pane_step(1)", show=False, id="ktop.pane_step(1)"),
+        Binding("shift+tab", "app.pane_step(-1)", show=False, id="ktop.pane_step(-1)")]
 
 
 class KtopApp(Scoping, Timing, Finding):
@@ -71,13 +71,13 @@ class KtopApp(Scoping, Timing, Finding):
     }
     CommandPalette SearchIcon { display: none; }
     CommandPalette #--input, CommandPalette #--input.--list-visible {
-        border: round ansi_cyan; background: ansi_default; color: ansi_default; padding: 0 1;
+        border: round $secondary; background: ansi_default; color: ansi_default; padding: 0 1;
     }
     CommandPalette CommandInput, CommandPalette CommandInput:focus {
         border: none; height: 1; padding: 0; background: ansi_default;
     }
     CommandPalette CommandList, CommandPalette CommandList:focus {
-        border: round ansi_cyan; background: ansi_default; scrollbar-size-vertical: 1;
+        border: round $secondary; background: ansi_default; scrollbar-size-vertical: 1;
     }
     CommandPalette CommandList > .option-list--option { padding: 0 1; }
     CommandPalette > .command-palette--help-text { text-style: not bold; }
@@ -211,20 +211,14 @@ class KtopApp(Scoping, Timing, Finding):
 
     # -- actions -------------------------------------------------------------------------------
 
-    def _table(self) -> VirtualTable | None:
-        """The table that sorting is about: the one with the focus, or the pane's first."""
-        if isinstance(self.focused, VirtualTable):
-            return self.focused
-        return next(iter(self.pane.tables()), None)
-
     def action_sort(self, step: int) -> None:
         """Sort by the column beside the one sorted by."""
-        if (table := self._table()) is not None:
+        if (table := self.table_at_hand()) is not None:
             table.action_sort_step(step)
 
     def action_invert(self) -> None:
         """Turn the order round."""
-        if (table := self._table()) is not None:
+        if (table := self.table_at_hand()) is not None:
             table.action_invert()
 
     def action_help(self) -> None:
@@ -274,6 +268,7 @@ class KtopApp(Scoping, Timing, Finding):
                 yield SystemCommand(f"{binding.description} ({self.get_key_display(binding)})",
                                     binding.tooltip or f"In {self.pane.title}.",
                                     lambda name=binding.action, on=node: self._run(name, on))
+        yield from self.theme_commands()
 
     async def _run(self, action: str, node: Any) -> None:
         await self.run_action(action, node)
@@ -309,7 +304,8 @@ def preload() -> None:
 
     names = [f"{package.__name__}.{module.name}" for package in (textual.widgets, ktop.screens)
              for module in pkgutil.iter_modules(package.__path__)]
-    for name in (*names, "textual.system_commands", "rich.traceback", "encodings.idna"):
+    for name in (*names, "regex", "tomlkit", "ktop.config_store", "textual.system_commands",
+                 "rich.traceback", "encodings.idna"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 
@@ -322,7 +318,12 @@ def main(session: Session) -> int:
 
 
 def show(app: KtopApp, options: Options) -> int:
-    """Run an app on this terminal; the exit status."""
+    """Run an app on this terminal, as the config file wants it; the exit status."""
+    settings = options.settings or config.load()
+    told = [] if options.settings is None else settings.complaints()  # by the command line
+    for line in app.use_settings(settings):
+        if line not in told:
+            print(f"ktop: {line}; left out", file=sys.stderr)
     app.run(mouse=terminal.mouse_wanted(options.mouse))
     if app.failure is not None:
         raise app.failure

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ktop.scope import Scope
 
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 60.0
+INTERVAL = float("1")  # this very object: nobody asked for another
 USAGE_ERROR = 2
 # Modules of ktop.commands, in the order of the help.
 COMMANDS_APART: tuple[str, ...] = ("record", "replay", "diagnose")
@@ -81,7 +82,7 @@ class Parser(argparse.ArgumentParser):
 def sampling(parser: argparse.ArgumentParser, again: bool = False) -> None:
     """`again`: below a subcommand, where a default would undo what stands before the command."""
     parser.add_argument("--interval", type=seconds, metavar="S",
-                        default=argparse.SUPPRESS if again else 1.0,
+                        default=argparse.SUPPRESS if again else INTERVAL,
                         help="seconds between two samples, 0.1 to 60 (default 1)")
     parser.add_argument("--no-bpf", dest="bpf", action="store_false",
                         default=argparse.SUPPRESS if again else True,
@@ -120,14 +121,16 @@ def _live(args: argparse.Namespace) -> int:
     from ktop import config, launch
 
     scope = scope_of(args)
-    try:
-        limits = (*config.limits(), *args.limits)  # the later word on a device is the last
-    except config.ConfigError as err:
-        print(f"ktop: {err}; going on without it", file=sys.stderr)
-        limits = tuple(args.limits)
+    settings = config.load()
+    for line in settings.complaints():
+        print(f"ktop: {line}; left out", file=sys.stderr)
+    chosen = settings.interval_ns if args.interval is INTERVAL else None
     return launch.run(launch.Options(
-        interval_ns=round(args.interval * 1e9), bpf=args.bpf, ascii=args.ascii, mouse=args.mouse,
-        scope=scope, limits=limits))
+        interval_ns=chosen or round(args.interval * 1e9), bpf=args.bpf,
+        ascii=settings.ascii if args.ascii is None else args.ascii,
+        mouse=settings.mouse if args.mouse is None else args.mouse, scope=scope,
+        limits=(*settings.limits, *args.limits),  # the later word on a device is the last
+        settings=settings))
 
 
 def _snapshot(args: argparse.Namespace) -> int:

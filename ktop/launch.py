@@ -27,6 +27,7 @@ from ktop import terminal
 from ktop.privileges import die_with_parent, drop_privileges
 
 if TYPE_CHECKING:
+    from ktop.config import Settings
     from ktop.scope import Scope
 
 # Told to end: what the UI, and then the collector, get before they are killed.
@@ -45,6 +46,7 @@ class Options(NamedTuple):
     mouse: bool | None = None
     scope: Scope | None = None  # what the UI starts drilled into
     limits: tuple[str, ...] = ()  # what volumes are sold as: ktop.collect.block_limits reads them
+    settings: Settings | None = None  # the config file, read before privileges are given up
 
 
 class Session(NamedTuple):

@@ -2,15 +2,22 @@
 
 Styles use the 16 ANSI colours' normal half only (bright ones are lost on the Linux console), and
 attributes (bold, dim, underline, reverse) carry every meaning that a colour carries, so that the
-picture reads the same with NO_COLOR. `use_ascii` and `use_color` are called once, at the start.
+picture reads the same with NO_COLOR. `use_ascii` and `use_color` are called once, at the start;
+`use_theme` also later: everything that is drawn has to be drawn again then.
+
+Themes: `default`, the terminal's own colours; `mono`, no colour at all; `contrast`, nothing dim and
+nothing blue, what alarms on a ground of its own.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from rich.style import Style
+
+from ktop.config import THEMES
 
 THEME = "ansi-dark"  # Textual's theme whose colours are the terminal's own
 
@@ -122,19 +129,40 @@ _PALETTE: dict[str, tuple[str | None, str]] = {
     "flame.cursor": (None, "bold"),
 }
 HEAT_LEVELS = 9
+_CONTRAST: dict[str, tuple[str | None, str]] = {
+    "title": (None, "bold underline"),
+    "header": (None, "bold underline"),
+    "sorted": (None, "bold reverse"),
+    "good": ("green", "bold"),
+    "warn": ("yellow", "bold reverse"),
+    "bad": ("red", "bold reverse"),
+    "accent": (None, "bold"),
+    "bar": (None, "bold"),
+}
 
 
-def _build(color: bool) -> dict[str, Style]:
+def _contrasted(name: str, fg: str | None, attributes: str) -> tuple[str | None, str]:
+    """A style as it is in `contrast`: dim is hard to read, and so is blue on black."""
+    if name in _CONTRAST:
+        return _CONTRAST[name]
+    return {"blue": "cyan"}.get(fg or "", fg), attributes.replace("dim", "")
+
+
+def _build(color: bool, theme: str = "default") -> dict[str, Style]:
+    palette = _PALETTE
+    if theme == "contrast":
+        palette = {name: _contrasted(name, *style) for name, style in _PALETTE.items()}
     return {name: Style.parse(f"{attributes} {(fg or '') if color else ''}".strip() or "none")
-            for name, (fg, attributes) in _PALETTE.items()}
+            for name, (fg, attributes) in palette.items()}
 
 
 class _Current:
-    """What is in force in this process."""
+    """What is in force in this process. wanted: colour, where the theme has any."""
 
     glyphs: Glyphs = UNICODE
-    color: bool = "NO_COLOR" not in os.environ
-    styles: dict[str, Style] = _build(color)
+    theme: str = "default"
+    wanted: bool = "NO_COLOR" not in os.environ
+    styles: dict[str, Style] = _build(wanted)
 
 
 def use_ascii(on: bool) -> None:
@@ -144,8 +172,40 @@ def use_ascii(on: bool) -> None:
 
 def use_color(on: bool) -> None:
     """False: no colour at all, attributes stay (https://no-color.org)."""
-    _Current.color = on
-    _Current.styles = _build(on)
+    _Current.wanted = on
+    _Current.styles = _build(color_on(), _Current.theme)
+
+
+def use_theme(name: str) -> None:
+    """One of config.THEMES; an unknown name is a KeyError."""
+    if name not in THEMES:
+        raise KeyError(name)
+    _Current.theme = name
+    _Current.styles = _build(color_on(), name)
+
+
+def current() -> str:
+    """The name of the theme in force."""
+    return _Current.theme
+
+
+def textual_themes() -> list[Any]:
+    """The same for what Textual itself draws: borders, scrollbars, text fields. First the default.
+
+    Their names are THEME, and for the others `ktop-` and the theme's.
+    """
+    from dataclasses import replace as changed
+
+    from textual.theme import BUILTIN_THEMES
+
+    plain = BUILTIN_THEMES[THEME]
+    grey: dict[str, Any] = dict.fromkeys(
+        ("primary", "secondary", "warning", "error", "success", "accent"), "ansi_default")
+    variables = {**plain.variables, "input-selection-background": "ansi_white",
+                 "screen-selection-background": "ansi_white", "input-cursor-foreground":
+                 "ansi_white", "border-blurred": "ansi_default"}
+    return [plain, *(changed(plain, name=f"ktop-{name}", variables=variables, **grey)
+                     for name in THEMES[1:])]
 
 
 def glyphs() -> Glyphs:
@@ -160,7 +220,7 @@ def style(name: str) -> Style:
 
 def color_on() -> bool:
     """Whether colours are in force."""
-    return _Current.color
+    return _Current.wanted and _Current.theme != "mono"
 
 
 def load(value: float | None, warn: float, bad: float, quiet: float = 0.05) -> str:

@@ -12,7 +12,7 @@ from ktop.query import QueryError, parse
 from ktop.query_complete import complete
 from ktop.query_match import Matcher, SlowPattern, compile
 from ktop.screens.base import FrameScreen
-from ktop.shell.base import Shell
+from ktop.shell.choices import Choices
 from ktop.widgets.prompt import Prompt
 from ktop.widgets.table import VirtualTable
 
@@ -33,7 +33,7 @@ class _Open:
     waiting: tuple[Matcher, str] | None = None
 
 
-class Finding(Shell):
+class Finding(Choices):
     """Filter, search."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -130,6 +130,12 @@ class VirtualTable(StripWidget, can_focus=True):
         self._keys: list[Key] = []
         self._index: dict[Key, int] = {}
 
+    def on_mount(self) -> None:
+        """The app may know what was chosen for this table."""
+        dress: Callable[[VirtualTable], None] | None = getattr(self.app, "dress", None)
+        if dress is not None:
+            dress(self)
+
     # -- data ----------------------------------------------------------------------------------
 
     def set_rows(self, rows: Sequence[Any],
