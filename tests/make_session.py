@@ -42,8 +42,17 @@ def run(command: str) -> None:
     subprocess.run(command.split(), check=True, capture_output=True)
 
 
+LOSS = "INPUT -p tcp {} -m statistic --mode random --probability {} -j DROP"
+
+
+def lose(probability: float, match: str = "", change: str = "-A") -> None:
+    """Have the firewall of THERE lose packets from now on; change -D: no longer."""
+    rule = LOSS.format(match, probability)
+    run(f"ip netns exec {THERE} iptables {change} {rule}")
+
+
 @contextlib.contextmanager
-def namespaces() -> Iterator[set[int]]:
+def namespaces(loss: float = 0.1) -> Iterator[set[int]]:
     """Two network namespaces, a veth pair and a firewall that loses one packet in ten.
 
     Yields their inode numbers; none where they cannot be made.
@@ -59,8 +68,8 @@ def namespaces() -> Iterator[set[int]]:
             for name, device, end in ((HERE, "veth0", 1), (THERE, "veth1", 2)):
                 run(f"ip -n {name} addr add 10.77.0.{end}/24 dev {device}")
                 run(f"ip -n {name} link set {device} up")
-            run(f"ip netns exec {THERE} iptables -A INPUT -p tcp -m statistic --mode random "
-                "--probability 0.1 -j DROP")
+            if loss:
+                lose(loss)
         except (OSError, subprocess.CalledProcessError) as err:
             print(f"without namespaces: {err}", file=sys.stderr)
             yield set()
@@ -72,18 +81,19 @@ def namespaces() -> Iterator[set[int]]:
 
 
 @contextlib.contextmanager
-def cgroups() -> Iterator[dict[str, Path]]:
-    """By role: a cgroup of its own. That of the hogs has six tenths of a CPU."""
+def cgroups(groups: dict[str, tuple[str, ...]], quota: str = "") -> Iterator[dict[str, Path]]:
+    """By role: the cgroup it is in. The one called `quota` has six tenths of a CPU."""
     parent = CPU_GROUPS / "shop"
     if not (CPU_GROUPS / "cpu.cfs_quota_us").exists():
         yield {}
         return
-    places = [parent, *(parent / name for name in GROUPS)]
+    places = [parent, *(parent / name for name in groups)]
     try:
         for place in places:
             place.mkdir()
-        (parent / "batch" / "cpu.cfs_quota_us").write_text("60000")
-        yield {role: parent / name for name, roles in GROUPS.items() for role in roles}
+        if quota:
+            (parent / quota / "cpu.cfs_quota_us").write_text("60000")
+        yield {role: parent / name for name, roles in groups.items() for role in roles}
     finally:
         for place in reversed(places):
             for _ in range(50):
@@ -109,17 +119,19 @@ def directory() -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def start(role: str, data: Path, group: Path | None, inside: str | None) -> subprocess.Popen[bytes]:
-    """One workload."""
+def start(role: str, data: Path, group: Path | None, inside: str | None,
+          code: str = session_load.__file__) -> subprocess.Popen[bytes]:
+    """One workload, a role of the module `code`."""
     script = data / "app" / f"{role}.py"
-    shutil.copyfile(session_load.__file__, script)
+    shutil.copyfile(code, script)
     command = ["/usr/bin/python3", "-I", str(script)]
     if inside is not None:
         command = ["ip", "netns", "exec", inside, *command]
     if role in PINNED:
         command = ["taskset", "-c", str(max(os.sched_getaffinity(0))), *command]
     process = subprocess.Popen(command, cwd=data, env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"},
-                               stdin=subprocess.DEVNULL)
+                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
     if group is not None:
         (group / "cgroup.procs").write_text(str(process.pid))
     return process
@@ -146,6 +158,11 @@ def workloads(data: Path, groups: dict[str, Path], netns: set[int]) -> Iterator[
         time.sleep(1)  # for the shell's children
 
 
+def copied(frame: Frame) -> Frame:
+    """One of its own: layers keep their rows."""
+    return wire.decode_body(wire.encode_body(frame))
+
+
 def record() -> list[Frame]:
     """A frame a second."""
     collector = Collector(Options(watch=LAYERS))
@@ -159,19 +176,25 @@ def record() -> list[Frame]:
                 time.sleep(max(0.0, due + quarter / DRAINS - time.monotonic()))
                 collector.drain()
             due += 1
-            message = wire.Reader().feed(wire.encode_frame(collector.tick()))[0]
-            assert isinstance(message, Frame)  # a copy: layers keep their rows
-            taken.append(message)
+            taken.append(copied(collector.tick()))
     finally:
         collector.close()
     last = min(range(len(taken) - CHOICE, len(taken)), key=lambda i: taken[i].sched.waiting or 0.0)
     return taken[last + 1 - KEPT:last + 1]
 
 
+def harmless(kept: list[Frame]) -> bool:
+    """Whether nothing of this machine is in them; what is is said."""
+    bad = sorted({text for text in texts(kept) if any(word in text for word in FORBIDDEN)})
+    if bad:
+        print("not written:", *bad, sep="\n", file=sys.stderr)
+    return not bad
+
+
 def main() -> int:
     """Record, filter, write."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with (directory() as data, cgroups() as groups, namespaces() as netns,
+    with (directory() as data, cgroups(GROUPS, "batch") as groups, namespaces() as netns,
           workloads(data, groups, netns) as pids):
         raw = record()
     keep = Filter(raw, pids, str(data), netns)
@@ -179,9 +202,7 @@ def main() -> int:
     for frame in kept[:-1]:  # what a probe shows is said once
         for probe in frame.health.probes:
             probe.shows = probe.fallback = probe.blind = ""
-    bad = sorted({text for text in texts(kept) if any(word in text for word in FORBIDDEN)})
-    if bad:
-        print("not written:", *bad, sep="\n", file=sys.stderr)
+    if not harmless(kept):
         return 1
     FILE.parent.mkdir(exist_ok=True)
     FILE.write_bytes(gzip.compress(b"".join(map(wire.encode_frame, kept)), 9, mtime=0))

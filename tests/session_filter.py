@@ -53,11 +53,14 @@ def rewritten(thing: Any, change: Callable[[str], str]) -> Any:
 
 
 class Filter:
-    """For one session. roots: our processes; data: their directory; netns: their namespaces."""
+    """For one session. roots: our processes; data: their directory; netns: their namespaces;
+    roles, ports: how they are called and where they listen."""
 
     def __init__(self, frames: list[Frame], roots: Iterable[int], data: str,
-                 netns: Iterable[int]) -> None:
+                 netns: Iterable[int], roles: Iterable[str] = ROLES,
+                 ports: frozenset[int] = PORTS) -> None:
         self.data, self.netns = data, set(netns)
+        self.roles, self.ports = frozenset(roles), ports
         self.roots = set(roots)
         self.pids = set(roots)
         self._follow(frames)
@@ -97,7 +100,26 @@ class Filter:
             self._tcp(frame.tcp)
         if frame.block is not None:
             self._block(frame.block)
+        if frame.stacks is not None:
+            frame.stacks.stacks = self._ours(frame.stacks.stacks)
+        if frame.detail is not None:
+            self._detail(frame)
+        if frame.pressure is not None:
+            for name in ("groups", "io_limits"):
+                rows = getattr(frame.pressure, name)
+                setattr(frame.pressure, name,
+                        [row for row in rows if self.pids.intersection(row.pids)])
         return frame
+
+    def _detail(self, frame: Frame) -> None:
+        """Of ours only; hierarchies that we did not put it into say where this machine runs us."""
+        detail = frame.detail
+        assert detail is not None
+        if detail.pid not in self.pids:
+            frame.detail = None
+            return
+        detail.cgroups = [(name, path if path.startswith("/shop") else "/")
+                          for name, path in detail.cgroups]
 
     def _text(self, text: str) -> str:
         text = text.replace(f"{self.data}/app", "/srv/app").replace(self.data, "/srv/data")
@@ -120,12 +142,14 @@ class Filter:
         mine = self._ours(layer.events)
         layer.events = mine[-EVENTS:]
         layer.events_cut += len(mine) - len(layer.events)
-        layer.folds = [fold for fold in layer.folds if fold.parent_comm in ROLES]
+        layer.folds = [fold for fold in layer.folds if fold.parent_comm in self.roles]
 
     def _files(self, layer: Files) -> None:
         layer.rows = [row for row in layer.rows if (row.path or "").startswith("/srv/")]
         devices = {row.dev for row in layer.rows}
         layer.processes = self._ours(layer.processes)
+        layer.uses = self._ours(layer.uses)
+        layer.shares = self._ours(layer.shares)
         layer.filesystems = [fs for fs in layer.filesystems if fs.dev in devices]
         layer.slow = [op for op in self._ours(layer.slow)
                       if (op.path or "./").startswith(PUBLIC)][-EVENTS:]
@@ -145,15 +169,17 @@ class Filter:
             return False
         if row.pid is not None:
             return row.pid in self.pids
-        return row.netns in self.netns or bool(PORTS & {row.local_port, row.remote_port})
+        return row.netns in self.netns or bool(self.ports & {row.local_port, row.remote_port})
 
     def _tcp(self, layer: Tcp) -> None:
         layer.connections = [row for row in layer.connections if self._mine(row)]
         layer.listeners = [row for row in layer.listeners if row.pid in self.pids]
-        layer.peers = [row for row in layer.peers if row.comm in ROLES and row.port in PORTS]
+        layer.peers = [row for row in layer.peers
+                       if row.comm in self.roles and row.port in self.ports]
         mine = [row for row in layer.events if self._mine(row)]
         layer.events = mine[-EVENTS:]
         layer.events_cut += len(mine) - len(layer.events)
+        layer.owners = self._ours(layer.owners)
         layer.drops = [row for row in layer.drops if self._dropped(row)]
         layer.interfaces = [row for row in layer.interfaces
                             if row.netns in self.netns or row.name == "lo"]
@@ -164,11 +190,12 @@ class Filter:
     def _dropped(self, row: Any) -> bool:
         ends = [text.rpartition(":") for text in (row.source, row.destination) if text]
         return all(ADDRESS.fullmatch(end[0].strip("[]")) for end in ends) and (
-            row.netns in self.netns or any(end[2] in map(str, PORTS) for end in ends))
+            row.netns in self.netns or any(end[2] in map(str, self.ports) for end in ends))
 
     def _block(self, layer: Block) -> None:
         layer.devices = [row for row in layer.devices if row.kind in ("disk", "partition")]
         layer.users = self._anyones(layer.users)
+        layer.by_device = self._anyones(layer.by_device)
         layer.groups = [row for row in layer.groups if row.cgroup in self.cgroups]
         mine = self._anyones(layer.slow)
         layer.slow = mine[-EVENTS:]
