@@ -230,7 +230,7 @@ class Collector:
         self._users.close()
 
 
-class _Server:
+class Server:
     """One reader on a socket: newest frame wins, the kernel is never waited for by the reader."""
 
     def __init__(self, sock: socket.socket, options: Options) -> None:
@@ -331,7 +331,7 @@ def serve(sock: socket.socket, options: Options) -> int:
     Exit status: 0, or 1 when the collector failed; then its last words went over the wire.
     """
     try:
-        _Server(sock, options).run()
+        Server(sock, options).run()
     except Exception as err:
         import traceback
 
