@@ -92,7 +92,7 @@ class BlockUser(Part):
     syncs_per_s: those of them that are `sync`, which the kernel's counters have under writes.
     latency: total, of all its requests.
     device: the disk they went to (`Block.by_device`); None: all of them together. read, write,
-    other: latency by operation, in the rows by device only.
+    other: latency by operation, in the rows by device only. errors_per_s: of all operations.
     """
 
     cgroup: int
@@ -112,6 +112,9 @@ class BlockUser(Part):
     read: Hist | None = None
     write: Hist | None = None
     other: Hist | None = None
+    read_errors_per_s: float | None = None
+    write_errors_per_s: float | None = None
+    other_bytes_per_s: float | None = None
 
 
 class SlowIo(Part):

@@ -217,7 +217,7 @@ class Files(Part):
 
     watched: the syscall probes are attached; without them rows, processes, filesystems, slow, opens
     and folds are empty and mounts are those of mountinfo. host: all of it together.
-    *_cut: as many more were there and are not in this frame. slow_total, opens_total: exact.
+    *_cut: as many more were there and are not in this frame. slow_total: since the start, exact.
     files_dropped: pairs of a file and a process whose counts had to go (least recently used) since
     the start. threshold_ns: what counts as slow. descriptors_host, descriptors_max:
     /proc/sys/fs/file-nr.
@@ -237,7 +237,7 @@ class Files(Part):
     filesystems: list[FileSystem] = []
     slow: list[SlowOp] = []
     slow_cut: int = 0
-    slow_total: int = 0
+    slow_total: int | None = 0
     opens: list[OpenEvent] = []
     opens_cut: int = 0
     opens_failed_per_s: float | None = None

@@ -142,8 +142,8 @@ def proc_value(reads: int, slot: int, born: int = 1, syncs: int = 0) -> memoryvi
     none = [0] * TASK_HIST_SLOTS
     others = [syncs if i == 5 else 0 for i in range(TASK_HIST_SLOTS)]
     return memoryview(bl.PROC_STRUCT.pack(
-        reads, 0, 0, syncs, reads * 512, 0, 0, 0, reads * 1000, 0, 0, syncs * 10, syncs, born,
-        *counts, *none, *others, b"evil\x1b[2J\0"))
+        reads, 0, 0, syncs, reads * 512, 0, 0, 0, reads * 1000, 0, 0, syncs * 10, 0, 0, 0, syncs,
+        born, *counts, *none, *others, b"evil\x1b[2J\0"))
 
 
 def who(pid: int = 42, dev: int = 8 << 20, cgroup: int = 7) -> bytes:

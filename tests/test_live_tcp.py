@@ -213,7 +213,7 @@ def test_round_trip_is_what_ss_says(collector: Collector) -> None:
 
 def test_round_trip_of_a_slow_path(collector: Collector) -> None:
     """A link of 2 Mbit/s with a long queue: the round trip is its queueing delay, as ss has it."""
-    with serving() as (a, b):
+    with serving() as (a, _b):
         run(f"tc -n {a} qdisc add dev ktv0 root tbf rate 4mbit burst 16kbit latency 800ms")
         with inside(a, SEND, "10.77.0.2", "20000000"):
             time.sleep(2.0)
@@ -264,22 +264,22 @@ input()
 
 
 def test_every_namespace_is_seen(collector: Collector) -> None:
-    with serving() as (a, b):
-        with inside(a, "import socket; c=socket.create_connection(('10.77.0.2', 7000));"
-                       "c.sendall(bytes(50)); print('x', flush=True); input()") as client:
-            assert client.stdout is not None and client.stdout.readline()
-            time.sleep(0.2)
-            tick(collector)
-            layer = tick(collector)
-            inodes = [os.stat(f"/run/netns/{n}").st_ino for n in (a, b)]
-            found = {c.netns: c for c in layer.connections if 7000 in (c.local_port, c.remote_port)}
-            assert set(found) == set(inodes)
-            assert found[inodes[0]].tx_bytes == found[inodes[1]].rx_bytes == 50
-            assert found[inodes[0]].pid is not None and found[inodes[1]].comm == "python3"
-            names = {n.id: n.name for n in layer.namespaces}
-            assert [names[i] for i in inodes] == [a, b]
-            veths = {i.name: i for i in layer.interfaces if i.netns in inodes}
-            assert {"ktv0", "ktv1", "lo"} <= set(veths)
+    send = ("import socket; c=socket.create_connection(('10.77.0.2', 7000));"
+            "c.sendall(bytes(50)); print('x', flush=True); input()")
+    with serving() as (a, b), inside(a, send) as client:
+        assert client.stdout is not None and client.stdout.readline()
+        time.sleep(0.2)
+        tick(collector)
+        layer = tick(collector)
+        inodes = [os.stat(f"/run/netns/{n}").st_ino for n in (a, b)]
+        found = {c.netns: c for c in layer.connections if 7000 in (c.local_port, c.remote_port)}
+        assert set(found) == set(inodes)
+        assert found[inodes[0]].tx_bytes == found[inodes[1]].rx_bytes == 50
+        assert found[inodes[0]].pid is not None and found[inodes[1]].comm == "python3"
+        names = {n.id: n.name for n in layer.namespaces}
+        assert [names[i] for i in inodes] == [a, b]
+        veths = {i.name: i for i in layer.interfaces if i.netns in inodes}
+        assert {"ktv0", "ktv1", "lo"} <= set(veths)
     assert os.stat("/proc/self/ns/net").st_ino not in inodes
     tick(collector)
     assert not {n.id for n in tick(collector).namespaces} & set(inodes)

@@ -62,7 +62,7 @@ struct ktop_block_who {
 /* Totals since first seen; class: 0 read, 1 write, 2 anything else, 3 only a flush (`sync`). The
  * histograms are of the first three, the third holds the fourth too. */
 struct ktop_block_proc {
-    u64 requests[4], bytes[4], total_ns[4], errors;
+    u64 requests[4], bytes[4], total_ns[4], errors[4];
     u64 born_ns;
     u32 hist[3 * KTOP_TASK_HIST_SLOTS];
     char comm[16];
@@ -336,7 +336,7 @@ static __always_inline void block_charge(struct ktop_block_slot *s, struct ktop_
     if (class > 3)
         return;
     if (error)
-        __sync_fetch_and_add(&p->errors, 1);
+        __sync_fetch_and_add(&p->errors[class], 1);
     __sync_fetch_and_add(&p->requests[class], 1);
     __sync_fetch_and_add(&p->bytes[class], d->bytes);
     if (!d->stamped)

@@ -22,8 +22,8 @@ OP = (*((name, "Q") for name in OP_TOTALS), ("longest", "8Q"), ("queue", f"{HIST
       ("device", f"{HIST_SLOTS}I"), ("total", f"{HIST_SLOTS}I"), ("", "4x"))
 # struct ktop_block_proc: each of reads, writes, others, syncs; histograms of the first three, syncs
 # are in the third.
-PROC = (("requests", "4Q"), ("bytes", "4Q"), ("total_ns", "4Q"), ("errors", "Q"), ("born_ns", "Q"),
-        ("hist", f"{3 * TASK_HIST_SLOTS}I"), ("comm", "16s"))
+PROC = (("requests", "4Q"), ("bytes", "4Q"), ("total_ns", "4Q"), ("errors", "4Q"),
+        ("born_ns", "Q"), ("hist", f"{3 * TASK_HIST_SLOTS}I"), ("comm", "16s"))
 SLOW = (("time_ns", "Q"), ("queue_ns", "Q"), ("device_ns", "Q"), ("total_ns", "Q"),
         ("cgroup", "Q"), ("sector", "Q"), ("dev", "I"), ("part", "I"), ("op", "I"), ("flags", "I"),
         ("bytes", "I"), ("pid", "I"), ("error", "i"), ("known", "I"), ("comm", "16s"))

@@ -53,7 +53,7 @@ BPF_ARRAY(fs_config, struct fs_config, 1);
 /* layout: files_layer.COUNTERS */
 enum fs_counter {
     FS_N_LOST, FS_N_OPENS, FS_N_OPENS_FAILED, FS_N_OPENS_SHOWN, FS_N_SLOW, FS_N_SLOW_CUT,
-    FS_N_KEYS, FS_N_NAMES_CUT, FS_N_COUNTERS,
+    FS_N_USES, FS_N_NAMES_CUT, FS_N_SHARES, FS_N_COUNTERS,
 };
 BPF_PERCPU_ARRAY(fs_counters, u64, FS_N_COUNTERS);
 
@@ -357,7 +357,7 @@ static __always_inline void fs_account(struct fs_key *file, u32 op, u64 ns, s64 
         bool made = !fs_stats.insert(&key, &blank->stat);
         s = fs_stats.lookup(&key);
         if (s && made) {
-            fs_count(FS_N_KEYS);
+            fs_count(FS_N_USES);
             fs_begin(s, epoch);
         }
     }
@@ -399,8 +399,10 @@ static __always_inline void fs_operation(u32 dev, u32 op, u64 ns, s64 ret, u32 e
         p = fs_shares.lookup(&key);
         if (!p)
             return;
-        if (made)
+        if (made) {
+            fs_count(FS_N_SHARES);
             fs_begin(&p->stat, epoch);
+        }
     }
     fs_add(&p->stat, op, ns, ret, epoch);
     fs_observe(&p->hist, op, ns);

@@ -44,8 +44,8 @@ SYSCALLS = {
 }
 
 # Totals since the programs were loaded, summed over CPUs (enum fs_counter).
-COUNTERS = ("lost", "opens", "opens_failed", "opens_shown", "slow", "slow_cut", "keys",
-            "names_cut")
+COUNTERS = ("lost", "opens", "opens_failed", "opens_shown", "slow", "slow_cut", "uses",
+            "names_cut", "shares")
 
 KEY = (("ino", "Q"), ("dev", "I"), ("generation", "I"))
 USE = (("file", "16s"), ("tgid", "I"), ("pad", "I"))  # a file, and a process that uses it

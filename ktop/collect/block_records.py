@@ -25,7 +25,7 @@ from ktop.text import comm
 _KEY = struct.Struct("@II")
 _WHO = struct.Struct("@QII")
 _REQUESTS = struct.Struct("@4Q")
-_BORN, _HISTS = 13, 14  # places of born_ns and of the histograms in a block_procs entry
+_BORN, _HISTS = 16, 17  # places of born_ns and of the histograms in a block_procs entry
 _N = len(OP_TOTALS)
 # REQ_* flags: positions in enum req_flag_bits, the same since 4.8 (include/linux/blk_types.h)
 _FLAGS = ((11, "sync"), (12, "meta"), (17, "fua"), (19, "ahead"), (20, "background"))
@@ -149,7 +149,7 @@ def _user_row(key: bytes, new: tuple[int, ...], old: tuple[int, ...] | None,
     if old is None or new[_BORN] != old[_BORN] != 0:  # 0: was read while it was being made
         old = (0,) * len(new)  # new, or forgotten and seen again
     cgroup, pid, dev = _WHO.unpack(key)
-    d = [a - b for a, b in zip(new[:13], old[:13], strict=True)]
+    d = [a - b for a, b in zip(new[:_BORN], old[:_BORN], strict=True)]
     hists: list[Hist | None] = []
     for i, sum_ns in enumerate((d[8], d[9], d[10] + d[11])):
         at = _HISTS + i * TASK_HIST_SLOTS
@@ -162,8 +162,9 @@ def _user_row(key: bytes, new: tuple[int, ...], old: tuple[int, ...] | None,
         read_bytes_per_s=d[4] * scale, write_bytes_per_s=d[5] * scale,
         read_ns=d[8] / d[0] if d[0] and d[8] else None,
         write_ns=d[9] / d[1] if d[1] and d[9] else None,
-        device=name_of(dev), syncs_per_s=d[3] * scale, errors_per_s=d[12] * scale,
-        read=hists[0], write=hists[1], other=hists[2])
+        device=name_of(dev), syncs_per_s=d[3] * scale, errors_per_s=sum(d[12:16]) * scale,
+        read=hists[0], write=hists[1], other=hists[2], read_errors_per_s=d[12] * scale,
+        write_errors_per_s=d[13] * scale, other_bytes_per_s=(d[6] + d[7]) * scale)
 
 
 def _mean(pairs: list[tuple[float, float | None]]) -> float | None:
@@ -173,6 +174,9 @@ def _mean(pairs: list[tuple[float, float | None]]) -> float | None:
     return sum(rate * ns for rate, ns in known) / weight if weight else None
 
 
+_SUMMED = tuple(name for name in BlockUser.__struct_fields__ if name.endswith("_per_s"))
+
+
 def together(users: list[BlockUser], pid: int | None, device: str | None = None) -> BlockUser:
     """Several rows by device as one: of a process, or of several in a cgroup. device: of all."""
     first = users[0]
@@ -180,8 +184,7 @@ def together(users: list[BlockUser], pid: int | None, device: str | None = None)
         cgroup=first.cgroup, pid=pid, comm=first.comm if pid is not None else "", device=device,
         read_ns=_mean([(u.reads_per_s, u.read_ns) for u in users]),
         write_ns=_mean([(u.writes_per_s, u.write_ns) for u in users]))
-    for name in ("reads_per_s", "writes_per_s", "others_per_s", "read_bytes_per_s",
-                 "write_bytes_per_s", "syncs_per_s", "errors_per_s"):
+    for name in _SUMMED:
         setattr(row, name, sum(getattr(u, name) or 0.0 for u in users))
     if device is not None:
         row.read, row.write, row.other = (_merged(

@@ -86,7 +86,7 @@ class FilesLayer(RingLayer):
         elif self._was_live:
             self._since = tick.now  # what is under way now is not timed by the next session
             self._configure()
-        files.files_dropped = max(0, self._counters["keys"] - self._uses.entries)
+        files.files_dropped = max(0, self._counters["uses"] - self._uses.entries)
         self._was_live = live
         self._always(files, tick)
         wall = tick.wall_offset
@@ -103,12 +103,12 @@ class FilesLayer(RingLayer):
         assert self._engine is not None
         epoch, self._epoch = self._epoch, self._epoch + 1
         self._configure()
+        read, shares = self._engine.read_table, self._shares
         files.host = self._host.update(self._engine.read_percpu("fs_hosts"), epoch, interval)
-        read = self._engine.read_table
+        accounts = read("fs_shares")
         found, files.rows_cut, files.uses, files.uses_cut = self._uses.update(
             read("fs_stats"), read("fs_hists"), epoch, interval, ROWS_PER_FRAME, tick.process)
-        shares = self._shares
-        shares.update(read("fs_shares"), epoch, interval, ROWS_PER_FRAME, tick.process)
+        shares.update(accounts, epoch, interval, ROWS_PER_FRAME, tick.process)
         self._folds.update(read("fs_opens"), tick.now)
         files.folds, files.folds_cut = self._folds.rows(
             tick.now, self._events.paths, ROWS_PER_FRAME)
@@ -118,7 +118,11 @@ class FilesLayer(RingLayer):
         files.rows = [self._file(row) for row in found]
         files.processes, files.processes_cut = shares.processes, shares.processes_cut
         files.shares, files.filesystems = shares.shares, shares.filesystems[:ROWS_PER_FRAME]
-        files.unowned_per_s = max(0, self._host.done - shares.done) * 1e9 / interval
+        if shares.whole(accounts, self._counters["shares"]):
+            # Read a moment apart the two may differ by a few: what is shown adds up.
+            files.host, files.unowned_per_s = shares.all, 0.0
+        else:
+            files.unowned_per_s = max(0, self._host.done - shares.done) * 1e9 / interval
         types = {row.dev: row.fstype for row in files.rows if row.fstype}
         mounted = self._mountinfo.by_device()
         for system in files.filesystems:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ktop.bpf.files_layer import SHARE_STRUCT, USE_STRUCT
 from ktop.bpf.table import Table
 from ktop.collect.files_ops import (
+    NOTHING,
     STAT_END,
     Changed,
     Grown,
@@ -142,7 +143,14 @@ class Shares:
         self.processes_cut = 0
         self.shares: list[FileShare] = []
         self.filesystems: list[FileSystem] = []
-        self.done = 0  # operations of the last interval
+        self.done = 0  # operations of the last interval, and what they were
+        self.all = FileOps()
+        self._dropped = 0
+
+    def whole(self, table: Table, made: int) -> bool:
+        """Whether none had to go since the last call. made: how many there have been so far."""
+        before, self._dropped = self._dropped, max(self._dropped, made - table.entries)
+        return self._dropped == before
 
     def update(self, table: Table, epoch: int, interval: int | None, most: int,
                process: Of) -> None:
@@ -163,6 +171,7 @@ class Shares:
             self.done += sum(found.n)
         if interval is None:
             return
+        self.all = _sum([part for parts in by_pid.values() for _, part in parts], interval)
         pids = list(by_pid)
         if len(pids) > most:
             pids = heapq.nlargest(most, pids, key=lambda pid: sum(
@@ -195,4 +204,6 @@ class Shares:
 
 
 def _sum(parts: list[_Part], interval: int) -> FileOps:
+    if not parts:
+        return operations(NOTHING, [None, None, None], interval)
     return operations(together([p[0] for p in parts]), merged([p[1] for p in parts]), interval)

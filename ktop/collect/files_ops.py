@@ -43,6 +43,7 @@ class Grown(NamedTuple):
 
 
 _NOTHING = STAT_STRUCT.unpack(bytes(STAT_STRUCT.size))
+NOTHING = Grown(b"", (0,) * 4, (0,) * 4, (0,) * 4, (0, 0), (0,) * 4, 0, b"")
 
 
 def grown(raw_key: bytes, new: bytes, old: bytes | None, epoch: int) -> Grown | None:
@@ -182,11 +183,8 @@ class HostTotals:
                     stat[18:22] if stat[23] == epoch else (0, 0, 0, 0))
             longest = [max(a, b) for a, b in zip(longest, mine, strict=True)]
         new = STAT_STRUCT.pack(*sums, *longest, 0, 0, 0, 0, epoch, 0, 0, 0, 0, b"")
-        change = grown(b"", new, self._stat, epoch)
+        change = grown(b"", new, self._stat, epoch) or NOTHING
         old_slots, self._stat, self._slots = self._slots, new, tuple(slots)
-        if change is None:
-            change = Grown(b"", (0,) * 4, (0,) * 4, (0,) * 4, (0, 0),
-                           (0,) * 4, 0, b"")
         self.done = sum(change.n)
         hists = [histogram(self._slots[i * HIST_SLOTS:(i + 1) * HIST_SLOTS],
                            old_slots[i * HIST_SLOTS:(i + 1) * HIST_SLOTS],

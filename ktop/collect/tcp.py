@@ -52,8 +52,9 @@ class TcpLayer(RingLayer):
             self._reasons = {"drop": self._drops.reasons, "reset_sent": enum_names(
                 "sk_rst_reason", "SK_RST_REASON_")}
         self._pending: list[EventRecord] = []
-        self._counters: dict[str, int] | None = None
-        self._latency: tuple[int, ...] | None = None
+        # of the last update, and of this one
+        self._counters: tuple[dict[str, int], dict[str, int]] = {}, {}
+        self._latency: tuple[tuple[int, ...], tuple[int, ...]] = (), ()
         self._listen_drops: dict[int, int] = {}
         self._last_ns: int | None = None
         self._pass = 0
@@ -90,11 +91,21 @@ class TcpLayer(RingLayer):
         self._pending += records[:room]
         self._refill()
 
+    def _count(self) -> None:
+        """Read the counters at once after the ring, so that they say what the events say."""
+        if self._engine is None:
+            return
+        self._counters = self._counters[1], self._engine.read_counters("tcp_counters", COUNTERS)
+        values = [_LATENCY.unpack(raw) for raw in self._engine.read_percpu("tcp_latency")]
+        self._latency = self._latency[1], tuple(
+            sum(column) for column in zip(*values, strict=True))
+
     # -- the tick --------------------------------------------------------------------------------
 
     def update(self, tick: Tick) -> Tcp:
         """One tick: everything since the last."""
         self.drain()
+        self._count()
         records, self._pending = self._pending, []
         layer = Tcp()
         self._namespaces.discover(tick.processes, tick.now + tick.boot_offset,
@@ -276,12 +287,11 @@ class TcpLayer(RingLayer):
             setattr(layer, name, sum(known) if known else None)
         if self._engine is None:
             return
-        new = self._engine.read_counters("tcp_counters", COUNTERS)
-        old, self._counters = self._counters, new
+        old, new = self._counters
         self._lose(new["lost"] + self._overflow)
         layer.totals = new
         layer.retransmits = {kind: new[f"retrans_{kind}"] for kind in RETRANSMITS}
-        if old is not None and interval.ns:
+        if old and interval.ns:
             for name, probe in (
                     ("connects", "tcp_state"), ("connects_failed", "tcp_state"),
                     ("accepts", "tcp_state"), ("closes", "tcp_state"), ("drops", "tcp_drop"),
@@ -293,11 +303,9 @@ class TcpLayer(RingLayer):
     def _connect_latency(self, layer: Tcp, interval: Interval) -> None:
         if self._engine is None or not self._engine.live("tcp_state"):
             return
-        values = [_LATENCY.unpack(raw) for raw in self._engine.read_percpu("tcp_latency")]
-        sums = tuple(sum(column) for column in zip(*values, strict=True))
-        old, self._latency = self._latency, sums
-        if old is not None and interval.ns:
-            grown = [a - b for a, b in zip(sums, old, strict=True)]
+        old, new = self._latency
+        if old and interval.ns:
+            grown = [a - b for a, b in zip(new, old, strict=True)]
             layer.connect_latency = hist.from_counts(grown[2:], grown[0])
 
     def _note(self, layer: Tcp) -> None:
