@@ -18,7 +18,8 @@ MIN_INTERVAL, MAX_INTERVAL = 0.1, 60.0
 INTERVAL = float("1")  # this very object: nobody asked for another
 USAGE_ERROR = 2
 # Modules of ktop.commands, in the order of the help.
-COMMANDS_APART: tuple[str, ...] = ("record", "replay", "diagnose")
+COMMANDS_APART: tuple[str, ...] = ("record", "replay", "diagnose", "collect")
+ELSEWHERE = (None, "record")  # commands that can be about another host
 EPILOG = """\
 Keys: 1-6 panes, Space pause, + - interval, < > sort column, ? help, q quit.
 Live kernel figures need root (sudo ktop); without it ktop runs on /proc and says what is missing.
@@ -47,6 +48,27 @@ def volume(text: str) -> str:
     except ValueError as err:
         raise argparse.ArgumentTypeError(str(err).removeprefix("--limit ")) from None
     return text
+
+
+def host(text: str) -> str:
+    """A destination for ssh, for argparse."""
+    from ktop.remote import check_host
+
+    try:
+        return check_host(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(str(err)) from None
+
+
+def remote(parser: argparse.ArgumentParser, again: bool = False) -> None:
+    """The options that move the collector to another host; `ktop.remote.far_of` reads them."""
+    parser.add_argument("--host", type=host, metavar="[USER@]HOST",
+                        default=argparse.SUPPRESS if again else None,
+                        help="another host, by ssh with your own configuration; ktop must be "
+                             "installed there")
+    parser.add_argument("--remote-command", metavar="CMD",
+                        default=argparse.SUPPRESS if again else "ktop",
+                        help="what starts ktop there, e.g. 'sudo ktop' (default ktop)")
 
 
 def scoped(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
                         metavar="DEV=LIMITS",
                         help="what a volume is sold as, e.g. vda=3000iops,125MBps")
     scoped(parser)
+    remote(parser)
     commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
     snapshot = commands.add_parser("snapshot", help="one interval of everything, for scripts",
                                    allow_abbrev=False)
@@ -125,12 +148,17 @@ def _live(args: argparse.Namespace) -> int:
     for line in settings.complaints():
         print(f"ktop: {line}; left out", file=sys.stderr)
     chosen = settings.interval_ns if args.interval is INTERVAL else None
-    return launch.run(launch.Options(
+    options = launch.Options(
         interval_ns=chosen or round(args.interval * 1e9), bpf=args.bpf,
         ascii=settings.ascii if args.ascii is None else args.ascii,
         mouse=settings.mouse if args.mouse is None else args.mouse, scope=scope,
         limits=(*settings.limits, *args.limits),  # the later word on a device is the last
-        settings=settings))
+        settings=settings)
+    if args.host is None:
+        return launch.run(options)
+    from ktop.remote import far_of, live
+
+    return live(far_of(args, options.interval_ns), options)
 
 
 def _snapshot(args: argparse.Namespace) -> int:
@@ -151,7 +179,10 @@ COMMANDS: dict[str | None, Callable[[argparse.Namespace], int]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ktop with these arguments; the exit status. A traceback never reaches the user."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.host is not None and args.command not in ELSEWHERE:
+        parser.error(f"--host: ktop {args.command} is about this host or a file")
     try:
         run = COMMANDS.get(args.command)
         if run is None:

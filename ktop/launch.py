@@ -47,6 +47,7 @@ class Options(NamedTuple):
     scope: Scope | None = None  # what the UI starts drilled into
     limits: tuple[str, ...] = ()  # what volumes are sold as: ktop.collect.block_limits reads them
     settings: Settings | None = None  # the config file, read before privileges are given up
+    host: str = ""  # where the collector runs, as ssh knows it; empty: here
 
 
 class Session(NamedTuple):

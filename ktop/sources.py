@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from ktop.border import harmless
 from ktop.launch import DEAD, NEW, RESTART, Session
 from ktop.model import Frame
 from ktop.text import clean
@@ -85,6 +86,7 @@ class LiveSource:
         self._stream: socket.socket | None = session.stream
         self._log = session.log
         self._control = session.control
+        self._foreign = bool(session.options.host)  # text of another host is not believed
         self._wanted = Control(interval_ns=session.options.interval_ns)  # all that was asked for
         self._reader = Reader()
         self._outgoing = bytearray()
@@ -133,7 +135,7 @@ class LiveSource:
             self.bodies += self._reader.bodies
             for message in messages:
                 if isinstance(message, Frame):
-                    found.append(message)
+                    found.append(harmless(message) if self._foreign else message)
                 elif isinstance(message, str):
                     self._last_words = message
         if found:

@@ -237,7 +237,7 @@ class Server:
         self._sock, self._options = sock, options
         self._collector = Collector(options)
         self._reader = wire.Reader()
-        self._selector = selectors.DefaultSelector()
+        self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._sending = memoryview(b"")
         self._waiting: bytes | None = None
         self._due = 0
