@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ktop import hist
+from ktop.diagnosis.model import Report
 from ktop.history_feeds import Fed, Feeds
 from ktop.model import Block, Files, Frame, Hist, ProcessEvent
 from ktop.model_block import SlowIo
@@ -31,7 +32,8 @@ class Tick:
     BLOCK_HISTS busiest pairs. files: latency by operation on files.
     rtt: round trips of established connections. states: mean number of threads `cpu` (running),
     `runq` (waiting for a CPU) and off CPU by reason (model.OFF_CPU); they sum to all threads.
-    mark: where the feeds stood. monotonic_ns: of the frame's clock. Units and None as in the model.
+    mark: where the feeds stood. monotonic_ns: of the frame's clock.
+    report: the diagnosis at this tick, where one was made. Units and None as in the model.
     """
 
     at_ns: int
@@ -53,6 +55,7 @@ class Tick:
     states: dict[str, float] | None = None
     mark: tuple[int, ...] = ()
     monotonic_ns: int = 0
+    report: Report | None = None
 
 
 def _file_hists(files: Files | None) -> dict[str, Hist] | None:
@@ -104,7 +107,7 @@ class History:
         self._monotonic_ns = None
         self._suspended_ns = 0
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: Frame, report: Report | None = None) -> None:
         """Take what charts need from a frame. One that is older than the last starts afresh."""
         clock = frame.clock
         if self._monotonic_ns is not None:
@@ -125,7 +128,7 @@ class History:
             {c.cpu: _busy(c.idle_pct, c.iowait_pct) for c in frame.cpus},
             {c.cpu: c.runq_len for c in frame.cpus}, _block_hists(frame.block),
             _file_hists(frame.files), frame.tcp.rtt if frame.tcp else None, _states(frame),
-            self.feeds.mark(), clock.monotonic_ns))
+            self.feeds.mark(), clock.monotonic_ns, report))
         while self.ticks[0].at_ns < at_ns - self.span_ns:
             self.ticks.popleft()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple, Protocol
 
+from ktop.diagnosis.engine import Diagnosis
 from ktop.folds import WINDOW_NS, Folds
 from ktop.history import SECOND, History
 from ktop.model import Frame
@@ -71,14 +72,15 @@ class NoTrack:
 
 
 class _Past:
-    """A History and the position up to which it is filled, in order."""
+    """A History and the position up to which it is filled, in order; and the diagnosis of it."""
 
-    def __init__(self, scope: Scope, filled: int) -> None:
+    def __init__(self, scope: Scope, filled: int, diagnose: bool) -> None:
         self.history = History()
         self.filled = filled
         self.begin = filled + 1  # the first position in it
         self.roster = Roster(scope)
         self.scope = scope
+        self.diagnosis = Diagnosis() if diagnose else None
 
     def seen(self, whole: Frame) -> Frame:
         """A frame as the scope sees it."""
@@ -86,8 +88,10 @@ class _Past:
 
     def add(self, whole: Frame) -> Frame:
         """The next frame."""
-        frame = self.seen(whole)
-        self.history.add(frame)
+        members = self.roster.members(whole) if self.scope else None
+        frame = narrow(whole, members) if members is not None else whole
+        report = self.diagnosis.update(whole, members) if self.diagnosis is not None else None
+        self.history.add(frame, report)
         self.filled += 1
         return frame
 
@@ -101,17 +105,20 @@ class _Past:
 class Lens:
     """What is in view: `whole` as it was taken, `frame` as the scope sees it, and its past.
 
-    before: the host's past, for the events that the scope's own begins with.
+    before: the host's past, for the events that the scope's own begins with. diagnose: each tick of
+    the past gets its report.
     """
 
-    def __init__(self, track: Track, scope: Scope, before: History | None = None) -> None:
+    def __init__(self, track: Track, scope: Scope, before: History | None = None,
+                 diagnose: bool = False) -> None:
         self.track = track
         self.scope = scope
         self.whole: Frame | None = None
         self.frame: Frame | None = None
         self.at = -1  # position of `whole`
         self._before = before
-        self._past = _Past(scope, -1)
+        self._diagnose = diagnose
+        self._past = _Past(scope, -1, diagnose)
         self._next: _Past | None = None  # a fuller past, being made
 
     def take(self, whole: Frame, at: int) -> None:
@@ -139,7 +146,7 @@ class Lens:
         if self.scope and self._before is not None:
             self._past.history = self._before.narrowed(self._past.roster.members(whole))
         if self.track.first < at < self.track.end:
-            self._next = _Past(self.scope, self._begin_of(at) - 1)
+            self._next = _Past(self.scope, self._begin_of(at) - 1, self._diagnose)
 
     def _aim(self, at: int) -> None:
         """The past is to lead up to this position."""
@@ -148,7 +155,7 @@ class Lens:
         if self._past.covers(begin, moment):
             self._next = None
         elif self._next is None or not self._next.covers(begin, moment):
-            self._next = _Past(self.scope, begin - 1)
+            self._next = _Past(self.scope, begin - 1, self._diagnose)
 
     def _begin_of(self, at: int) -> int:
         """Where the past of a position begins that its charts show."""

@@ -55,7 +55,7 @@ class Shell(TerminalApp):
         self.track: Track = self.ring
         self.following = True
         self.newest: Frame | None = None
-        self.host = self.lens = Lens(self.track, HOST)
+        self.host = self.lens = Lens(self.track, HOST, diagnose=True)
         self.panes = [make() for make in panes]
         self.number = 1
         self._overlays: dict[FrameScreen, Lens] = {}

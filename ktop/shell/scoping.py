@@ -22,7 +22,7 @@ class Scoping(Shell):
         if scope == self.lens.scope:
             return
         if scope:
-            self.lens = Lens(self.track, scope, self.host.history)
+            self.lens = Lens(self.track, scope, self.host.history, diagnose=True)
             if self.host.whole is not None:
                 self.lens.take(self.host.whole, self.host.at)
         else:

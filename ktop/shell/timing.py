@@ -53,7 +53,7 @@ class Timing(Keeping):
     def open_recording(self, source: ReplaySource) -> None:
         """Look at a recording: at the time that was asked for, or playing from its beginning."""
         self.track = source.track
-        self.host = self.lens = Lens(self.track, HOST)
+        self.host = self.lens = Lens(self.track, HOST, diagnose=True)
         self.player = Player(self.track)
         self.player.speed = source.speed
         self.following = False
@@ -87,10 +87,17 @@ class Timing(Keeping):
             if self.player.at == at:
                 break
         if self.replaying:
-            self.newest = self.host.whole
+            self._as_recorded()
         if said:
             self.say(said)
         self.keys_changed()
+
+    def _as_recorded(self) -> None:
+        """What the lines say of the newest frame they say of the one in view."""
+        self.newest = self.host.whole
+        interval = self.track.moment(self.player.at).interval_ns
+        if interval is not None:
+            self.interval_ns = min(INTERVALS_NS, key=lambda usual: abs(usual - interval))
 
     def _clockwork(self) -> None:
         """A timer runs while it plays, and at no other time."""
@@ -185,6 +192,13 @@ class Timing(Keeping):
         self.source.ask(Control(interval_ns=self.interval_ns))
         self._show_lines()
         self.say(f"a sample every {interval_text(self.interval_ns)}")
+
+    def on_pane_ask(self, _message: Pane.Ask) -> None:
+        """The past is as it was taken."""
+        if self.in_past:
+            self.pane.refused()
+            self.say("what was taken then cannot be changed" +
+                     ("" if self.replaying else ": it holds from now on"))
 
     def action_time_jump(self) -> None:
         """To a time of day, or by an offset."""
