@@ -142,7 +142,6 @@ class ColumnChooser(CalmModal):
         else:
             self.entries[at] = replace(entry, shown=not entry.shown)
             self._changed()
-            self.query_one(_List).action_move(1)
 
     def action_widen(self, step: int) -> None:
         """A cell more, or less."""

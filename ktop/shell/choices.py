@@ -15,6 +15,7 @@ from ktop.config import THEMES, Columns, ConfigError, Settings
 from ktop.keymap import keymap
 from ktop.panes.base import Pane
 from ktop.shell.base import Shell
+from ktop.text import clean
 from ktop.widgets.columns import Layout
 from ktop.widgets.strips import StripWidget
 from ktop.widgets.table import VirtualTable
@@ -79,12 +80,23 @@ class Choices(Shell):
         name = table_name(table)
         if self.settings is None or name is None:
             return
+        known = {c.key for c in table.declared}
         chosen = self.settings.columns.get(name)
         if chosen is not None:
             table.choose_columns(_layout(chosen))
+            self._unknown(f"columns.{name}", {*chosen.order, *chosen.hidden, *chosen.width} - known)
         key, descending = self.settings.sort.get(name, ("", False))
         if any(c.key == key and c.sort for c in table.declared) and not table.feed:
             table.sort_key, table.descending = key, descending
+        elif key:
+            self._unknown(f"sort.{name}", {key})
+
+    def _unknown(self, where: str, names: set[str]) -> None:
+        """The file speaks of columns that this table does not have, or does not sort by."""
+        if names and self.settings is not None:
+            line = self.settings.lines.get(where, 0)
+            self.say(f"{self.settings.file.name}: line {line}: {where}: no such column: "
+                     f"{clean(', '.join(sorted(names)), 60)}", "bad")
 
     def on_virtual_table_sorted(self, message: VirtualTable.Sorted) -> None:
         """Keep the order."""

@@ -107,7 +107,7 @@ class Prompt(StripWidget):
 
     def open(self, text: str = "") -> None:
         """Begin, with what is in force."""
-        self.editor.set(text)
+        self.editor.set(clean(text, MAX_LENGTH))
         self._edited()
 
     @property
@@ -182,7 +182,8 @@ class Prompt(StripWidget):
         shown = text[start:]
         before, at, after = (shown[:cursor - start], shown[cursor - start:cursor - start + 1],
                              shown[cursor - start + 1:])
-        left: list[Piece] = [(" /", "accent"), (before, "strong"), (at or " ", "cursor"),
+        left: list[Piece] = [(" /", "accent"), (before, "strong"),
+                             (at if cells(at) else " " + at, "cursor"),
                              (cut(after, room - cells(before) - max(1, cells(at))), "strong")]
         used = sum(cells(piece) for piece, _ in left)
         first = strip([*left, (" " * (width - used - len(right)), "normal"), (right, "dim")], width)
