@@ -160,7 +160,7 @@ class Player:
             self.to_end()
             return "this is " + self.end_name
         self.seek(before + frames)
-        return self._between(before)
+        return "this is now" if self.following else self._between(before)
 
     def minutes(self, minutes: float) -> str:
         """So many minutes on, or back, in the time that frames speak for."""

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Sequence
 
+from ktop.border import harmless
 from ktop.lens import Track
 from ktop.model import Frame
 from ktop.sources import ENDED, LIVE, STARTING, Changed, Frames
@@ -24,6 +25,8 @@ class ReplaySource:
     start_ns: where to begin, wall clock; None: at the beginning. speed: of playing. notes: lines
     for the user about how the file was found.
     """
+
+    renewable = False
 
     def __init__(self, track: Track, start_ns: int | None = None, speed: float = 1.0,
                  notes: Sequence[str] = ()) -> None:
@@ -51,7 +54,12 @@ class ReplaySource:
 
 
 class PipeSource:
-    """Frames in the wire's format from a descriptor, one way: what a collector elsewhere writes."""
+    """Frames in the wire's format from a descriptor, one way: what a collector elsewhere writes.
+
+    Whoever wrote them is not believed: their text is made harmless here.
+    """
+
+    renewable = False
 
     def __init__(self, descriptor: int) -> None:
         self.state, self.reason = STARTING, ""
@@ -96,7 +104,7 @@ class PipeSource:
             self._end(str(err))
             return
         self.bodies = list(self._reader.bodies)
-        found = [message for message in messages if isinstance(message, Frame)]
+        found = [harmless(message) for message in messages if isinstance(message, Frame)]
         self._last_words = next((message for message in reversed(messages)
                                  if isinstance(message, str)), self._last_words)
         if found:

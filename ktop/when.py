@@ -40,7 +40,8 @@ class Span(NamedTuple):
 def parse(text: str, span: Span) -> int:
     """The wall-clock time in ns that `text` means. Offsets are from where we are.
 
-    A time without a date is the last such time before the end. WhenError says what is wrong.
+    A time without a date is the last such time before the end. A second is meant to its end, so
+    that the sample shown as 23:47:10 is the one found by it. WhenError says what is wrong.
     """
     lead = len(text) - len(text.lstrip())
     word = text.strip()
@@ -85,7 +86,7 @@ def _time_of_day(word: str, lead: int, span: Span) -> int:
         where = lead + at + (good.end() if good else 0)
         raise WhenError("expected a time like 23:47 or 23:47:10" if not good
                         else "not understood from here", where)
-    hour, minute, second, part_ns = _clock(clock, lead + at) if clock else (0, 0, 0, 0)
+    hour, minute, second, part_ns = _clock(clock, lead + at) if clock else (0, 0, 0, SECOND - 1)
     if dated:
         year, month, day = (int(group) for group in dated.groups())
         seconds = _instant(year, month, day, hour, minute, second)
@@ -100,7 +101,7 @@ def _clock(found: re.Match[str], at: int) -> tuple[int, int, int, int]:
     for value, most, group in ((hour, 23, 1), (minute, 59, 2), (second, 59, 3)):
         if value > most:
             raise WhenError(f"{value} is more than {most}", at + found.start(group))
-    return hour, minute, second, round(float(found[4] or 0) * SECOND)
+    return hour, minute, second, round(float(found[4]) * SECOND) if found[4] else SECOND - 1
 
 
 def _instant(year: int, month: int, day: int, hour: int, minute: int, second: int) -> int:

@@ -42,7 +42,12 @@ def span(first: str = "2026-11-22 22:10:00", last: str = "2026-11-23 01:05:00",
     ("now", "2026-11-23 01:05:00"), ("start", "2026-11-22 22:10:00"),
     ("-1.5h", "2026-11-22 22:20:00"), ("- 5m", "2026-11-22 23:45:00")])
 def test_understood(text: str, meant: str) -> None:
-    assert parse(text, span()) == ns(meant)
+    assert parse(text, span()) // SECOND * SECOND == ns(meant)
+
+
+def test_a_second_is_meant_to_its_end() -> None:
+    assert parse("23:47:10", span()) == ns("2026-11-22 23:47:11") - 1
+    assert parse("-10m", span()) == ns("2026-11-22 23:40:00")
 
 
 @pytest.mark.parametrize(("text", "at", "says"), [
@@ -63,14 +68,15 @@ def test_fractions_of_a_second() -> None:
 
 def test_summer_time_ends_between() -> None:
     night = span("2026-10-25 01:00:00", "2026-10-25 12:00:00", "2026-10-25 11:00:00")
-    assert parse("11:30", night) == ns("2026-10-25 11:30:00")
+    assert parse("11:30", night) // SECOND * SECOND == ns("2026-10-25 11:30:00")
 
 
 def test_shown_as_typed() -> None:
     assert clock(ns("2026-11-22 23:47:10")) == "23:47:10"
     assert clock(ns("2026-11-22 23:47:10"), day=True) == "2026-11-22 23:47:10"
     assert stamp(ns("2026-11-22 23:47:10")) == "20261122-234710"
-    assert parse(clock(ns("2026-11-22 23:47:10"), day=True), span()) == ns("2026-11-22 23:47:10")
+    assert parse(clock(ns("2026-11-22 23:47:10"), day=True), span()) // SECOND * SECOND == (
+        ns("2026-11-22 23:47:10"))
 
 
 @given(st.text(max_size=30))
