@@ -17,8 +17,7 @@ from typing import Any
 
 from rich.style import Style
 
-from ktop.config import THEMES
-
+THEMES = ("default", "mono", "contrast")  # as in ktop/config.py, which must stay light
 THEME = "ansi-dark"  # Textual's theme whose colours are the terminal's own
 
 
@@ -177,7 +176,7 @@ def use_color(on: bool) -> None:
 
 
 def use_theme(name: str) -> None:
-    """One of config.THEMES; an unknown name is a KeyError."""
+    """One of THEMES; an unknown name is a KeyError."""
     if name not in THEMES:
         raise KeyError(name)
     _Current.theme = name

@@ -191,6 +191,12 @@ async def test_a_theme_from_the_palette_is_in_force_at_once_and_next_time(file):
     assert theme.current() == "mono"
 
 
+def test_the_config_knows_the_themes_that_there_are():
+    assert config.THEMES == theme.THEMES == tuple(
+        t.name.removeprefix("ktop-").replace(theme.THEME, "default")
+        for t in theme.textual_themes())
+
+
 # -- keys ------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from textual.app import SystemCommand
 from textual.timer import Timer
 
 from ktop import theme
-from ktop.config import THEMES, Columns, ConfigError, Settings
+from ktop.config import Columns, ConfigError, Settings
 from ktop.keymap import keymap
 from ktop.panes.base import Pane
 from ktop.shell.base import Shell
@@ -156,7 +156,7 @@ class Choices(Shell):
         def choose(name: str) -> Callable[[], None]:
             return lambda: self.action_theme(name)
 
-        for name in THEMES:
+        for name in theme.THEMES:
             yield SystemCommand(f"Theme: {name}", about[name], choose(name))
 
     # -- the file ------------------------------------------------------------------------------
