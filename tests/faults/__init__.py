@@ -1,0 +1,1 @@
+"""Real trouble on this kernel, and whether diagnosis names it: `python -m tests.faults`."""

@@ -1,0 +1,145 @@
+"""Where a fault happens: control groups, processes, namespaces; all of it goes with the stage."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LOADS = Path(__file__).with_name("loads.py")
+
+
+def run(command: str, check: bool = True) -> str:
+    """A command's output."""
+    return subprocess.run(command.split(), check=check, capture_output=True, text=True).stdout
+
+
+def _controllers() -> dict[str, str]:
+    """Controller -> where its hierarchy is mounted; v2 under `unified`."""
+    found = {}
+    for line in Path("/proc/mounts").read_text().splitlines():
+        words = line.split()
+        if words[2] == "cgroup":
+            found |= {name: words[1] for name in words[3].split(",")
+                      if name in ("cpu", "memory", "blkio")}
+        elif words[2] == "cgroup2":
+            found["unified"] = words[1]
+    return found
+
+
+class Stage:
+    """Use as a context manager; everything that was made through it is undone in reverse order."""
+
+    def __init__(self, seed: int, disk: str | None = None) -> None:
+        self.random = random.Random(seed)
+        self.base = f"/ktopfault{os.getpid()}"
+        self._roots = _controllers()
+        self._groups: list[str] = []
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._undo = contextlib.ExitStack()
+        self.directory = Path(tempfile.mkdtemp(prefix="ktopfault", dir=disk or "/var/tmp"))
+        self._undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        for group in reversed(self._groups):
+            for _ in range(50):
+                try:
+                    os.rmdir(group)
+                    break
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    time.sleep(0.05)
+        self._undo.close()
+
+    def stop(self) -> None:
+        """End the fault: its processes, and what runs below them."""
+        for child in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        for child in self._children:
+            child.wait()
+        self._children = []
+
+    def broken(self) -> bool:
+        """Whether a process of the fault has ended by itself."""
+        return any(child.poll() is not None for child in self._children)
+
+    def root(self, controller: str) -> str:
+        """Where a controller's groups are."""
+        return self._roots.get(controller, self._roots.get("unified", ""))
+
+    def group(self, name: str = "", **settings: str) -> str:
+        """A control group of all controllers: its path. settings: `cpu_cfs_quota_us="20000"`."""
+        path = f"{self.base}/{name}" if name else self.base
+        for controller in ("cpu", "memory", "blkio"):
+            parts = [self.base] if name else []
+            for part in (*parts, path):
+                directory = self.root(controller) + part
+                if not os.path.isdir(directory):
+                    os.mkdir(directory)
+                    self._groups.append(directory)
+        for name_, value in settings.items():
+            controller, _, rest = name_.partition("_")
+            Path(f"{self.root(controller)}{path}/{controller}.{rest}").write_text(value)
+        return path
+
+    def start(self, role: str, *args: object, group: str | None = None, netns: str = "",
+              ready: bool = False) -> int:
+        """A role of loads.py in a group (and a network namespace): its pid. ready: wait for its
+        word."""
+        command = [sys.executable, "-I", str(LOADS), role, *map(str, args)]
+        files = [f"{self.root(c)}{group}/cgroup.procs" for c in ("cpu", "memory", "blkio")
+                 ] if group is not None else []
+        environment = {**os.environ, "LOAD_GROUPS": ":".join(dict.fromkeys(files))}
+        if netns:
+            # Not ip netns exec, which mounts another /sys: there are no control groups in it.
+            command = ["nsenter", f"--net=/run/netns/{netns}", *command]
+        return self._spawn(command, ready, environment)
+
+    def command(self, command: list[str]) -> int:
+        """Any other program that says a line when it is ready."""
+        return self._spawn(command, True)
+
+    def _spawn(self, command: list[str], ready: bool,
+               environment: dict[str, str] | None = None) -> int:
+        child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE,
+                                 stdin=subprocess.DEVNULL, cwd=self.directory, env=environment)
+        self._children.append(child)
+        if ready:
+            assert child.stdout is not None
+            child.stdout.readline()
+        return child.pid
+
+    def undo(self, command: str) -> None:
+        """A command to run when the stage goes."""
+        self._undo.callback(run, command, False)
+
+    def namespaces(self) -> tuple[str, str]:
+        """Two network namespaces joined by a veth pair: 10.78.0.1 and 10.78.0.2."""
+        a, b = f"ktf{os.getpid()}a", f"ktf{os.getpid()}b"
+        for name in (a, b):
+            run(f"ip netns add {name}")
+            self.undo(f"ip netns del {name}")
+            run(f"ip -n {name} link set lo up")
+        run(f"ip link add ktf0 netns {a} type veth peer name ktf1 netns {b}")
+        for name, device, address in ((a, "ktf0", "10.78.0.1"), (b, "ktf1", "10.78.0.2")):
+            run(f"ip -n {name} addr add {address}/24 dev {device}")
+            run(f"ip -n {name} link set {device} up")
+        return a, b
+
+    def device(self) -> str:
+        """major:minor of the disk that the stage's directory is on."""
+        dev = os.stat(self.directory).st_dev
+        return f"{os.major(dev)}:{os.minor(dev)}"
