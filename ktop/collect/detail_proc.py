@@ -156,8 +156,6 @@ def used(name: str, found: dict[str, str], main: Stat, open_files: int | None) -
     if name == "pending signals":  # of its user
         word = found.get("SigQ", "").partition("/")[0]
         return int(word) if word.isdigit() else None
-    if name == "nice priority":    # in force: the limit is 20 - nice
-        return 20 - main.nice
     if name == "realtime priority":
         return main.rt_priority
     field = {"data size": "VmData", "stack size": "VmStk", "resident set": "VmRSS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, ClassVar, cast
 
 from textual.app import ComposeResult
@@ -23,6 +24,7 @@ from ktop.widgets.table import VirtualTable
 from ktop.wire import Control
 
 _ASK_AGAIN = 3  # frames without an answer after which a collector (another one?) is asked again
+_BACK = 2  # frames before its exit that are looked through for its last row
 _STATE_STYLE = {"R": "good", "D": "bad", "Z": "warn", "T": "warn", "t": "warn"}
 _HINTS = (Hint("Esc", "Back", 0), Hint("?", "Help", 1), Hint("Tab", "View", 2),
           Hint("o", "Other part", 5), Hint("S", "Stacks", 4), Hint("u", "Parent", 7),
@@ -58,6 +60,7 @@ class ProcessDetail(FrameScreen):
         self.body = DetailPane(Who(pid, start, name))
         self._unanswered = 0
         self._seq = -1
+        self._sought = False  # its last row, in the past
 
     def compose(self) -> ComposeResult:
         """Who, the views, the view, the keys."""
@@ -85,7 +88,26 @@ class ProcessDetail(FrameScreen):
         """This tick."""
         self.body.look(frame, history, host)
         self._ask_again(frame)
+        if self._remember():
+            self.body.look(frame, history, host)
         self.query_one("#who-line", Line).set(self._who(host))
+
+    def _remember(self) -> bool:
+        """Of one that had ended before it was looked at, the last frame that has it is in the
+        past: just before its exit."""
+        life = self.body.life
+        track = getattr(self.app, "track", None)
+        if life.row is not None or life.ended is None or track is None or self._sought:
+            return False
+        if life.ended.at_wall_ns is None:
+            return False
+        self._sought = True
+        at = track.find(life.ended.at_wall_ns)
+        for position in range(at, max(track.first, at - _BACK) - 1, -1):
+            with contextlib.suppress(LookupError):
+                if self.body.observer.remember(track.frame(position)):
+                    return True
+        return False
 
     def _ask_again(self, frame: Frame) -> None:
         """A collector that was started since does not know what is wanted."""

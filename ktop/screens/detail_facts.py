@@ -93,13 +93,12 @@ def overview(life: Life, frame: Frame, names: Names, parents: list[Process],
     why = life.no_detail
     if detail is not None and life.detail_wall_ns is not None:
         facts.add("note", _as_of(life), style="dim")
-    if row is not None:
+    if life.ended is not None:
+        facts.add("ended", _end(life))
+    elif row is not None:
         facts.add("run queue", _lag(row))
-    args = " ".join(_quoted(arg) for arg in detail.args) if detail and detail.args else (
-        row.args if row else None)
-    cut = f" (+{fmt.size(detail.args_cut)} cut)" if detail and detail.args_cut else ""
-    facts.add("arguments", f"{args}{cut}" if args else None,
-              "a kernel thread has none" if row and row.kernel_thread else why, "strong")
+    facts.add("arguments", _arguments(life), "a kernel thread has none"
+              if row and row.kernel_thread else why, "strong")
     for name in ("exe", "cwd", "root"):
         facts.add(name, getattr(detail, name) if detail else None,
                   detail.reasons.get(name, "") if detail else why)
@@ -108,11 +107,31 @@ def overview(life: Life, frame: Frame, names: Names, parents: list[Process],
         age = frame.host.uptime_ns - row.start_boottime_ns
         facts.add("started", f"{_date(begun)} {fmt.clock_time(begun)}, {fmt.age(age)} ago"
                   if age >= 0 else None)
-        facts.add("parents", _family(parents), "they have ended")
-        facts.add("cgroup", _group(row.cgroup, frame, names))
-    _rights_line(facts, detail, row, names, why)
+    ppid = row.ppid if row else life.last.ppid if life.last else None
+    facts.add("parents", _family(parents), "" if ppid is None else
+              f"process {ppid} is not here any more" if ppid else "the kernel started it")
+    group = row.cgroup if row else life.last.cgroup if life.last else None
+    facts.add("cgroup", _group(group, frame, names))
+    _owner(facts, life, names)
     _more(facts, detail, why)
     return facts.rows
+
+
+def _end(life: Life) -> str:
+    ended = life.ended
+    if ended is None or ended.lifetime_ns is None:
+        return "how long it lived is not known"
+    return (f"it lived {fmt.duration(ended.lifetime_ns)} and took "
+            f"{fmt.duration(ended.cpu_ns)} of CPU time")
+
+
+def _arguments(life: Life) -> str | None:
+    """As looked at, else as the frame has them, else as its events."""
+    detail = life.detail
+    if detail is not None and detail.args:
+        cut = f" (+{fmt.size(detail.args_cut)} cut)" if detail.args_cut else ""
+        return " ".join(_quoted(arg) for arg in detail.args) + cut
+    return (life.row.args if life.row else None) or life.args or None
 
 
 def _quoted(arg: str) -> str:
@@ -130,12 +149,13 @@ def _group(number: int | None, frame: Frame, names: Names) -> str | None:
     return group.path if group.name in ("/", group.path) else f"{group.path} ({group.name})"
 
 
-def _rights_line(facts: Facts, detail: Detail | None, row: Process | None, names: Names,
-                 why: str) -> None:
-    rights = detail.credentials if detail else None
-    if rights is None or detail is None:
-        facts.add("user", names.user(row.uid) if row else None, why)
+def _owner(facts: Facts, life: Life, names: Names) -> None:
+    detail = life.detail
+    if detail is None or detail.credentials is None:
+        known = life.row or life.last
+        facts.add("user", names.user(known.uid) if known else None, life.no_detail)
         return
+    rights = detail.credentials
     facts.add("user", names_of(rights.uids, detail.user_names))
     facts.add("group", names_of([*rights.gids, *rights.groups], detail.group_names))
 

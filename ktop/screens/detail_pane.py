@@ -115,14 +115,16 @@ class DetailPane(ViewPane):
             "uses": lambda f: (f.dev, f.ino, f.generation), "users": lambda u: (u.pid, u.cgroup),
             "slow": lambda f: f.serial, "stacks": stack_key, "events": lambda h: h.key,
             "children": _process_key, "parents": _process_key}
-        sorts = {"threads": "cpu", "uses": "reads", "fds": "fd", "connections": "tx",
+        sorts = {"threads": "cpu", "uses": "inside", "fds": "fd", "connections": "tx",
                  "listeners": "backlog", "users": "writes", "children": "cpu"}
         sort = sorts.get(name)
         if sort not in {column.key for column in found if column.sort}:
             sort = None
-        return VirtualTable(found, keys.get(name, lambda row: row.id), sort=sort,
-                            frozen=0 if name in ("who", "rights", "events") else 1,
-                            feed=name in ("events", "slow"), id=f"{name}-table")
+        table = VirtualTable(found, keys.get(name, lambda row: row.id), sort=sort,
+                             frozen=0 if name in ("who", "rights", "events") else 1,
+                             feed=name in ("events", "slow"), id=f"{name}-table")
+        table.descending = table.descending and name != "fds"
+        return table
 
     def compose(self) -> ComposeResult:
         """A line of totals, and the sections of the view."""
@@ -281,7 +283,7 @@ class DetailPane(ViewPane):
 
     def parents(self) -> list[Process]:
         """Its parent, the parent's parent and so on."""
-        return ancestors(self._host, self.life.row) if self._host is not None else []
+        return ancestors(self._host, self.life) if self._host is not None else []
 
     def _show_parents(self, frame: Frame) -> None:
         self._fill("parents", self.parents(), "none is known")

@@ -43,7 +43,8 @@ class Life:
     """One process at one frame: its row now, or the last one known.
 
     word: alive, ENDED, NOT BEGUN (the frame is from before it), GONE (nothing says how it ended).
-    detail: of this frame; else the last one known, `detail_wall_ns` then says from when.
+    last: its exit, args its command line, as far as its events say. detail: of this frame; else
+    the last one known, `detail_wall_ns` then says from when.
     """
 
     who: Who
@@ -51,6 +52,8 @@ class Life:
     threads: list[Thread] = field(default_factory=list)
     word: str = "alive"
     ended: Ended | None = None
+    last: ProcessEvent | None = None
+    args: str | None = None
     detail: Detail | None = None
     detail_wall_ns: int | None = None
     no_detail: str = ""
@@ -84,6 +87,14 @@ class Observer:
         self._find_end(life, frame, history, row)
         return life
 
+    def remember(self, frame: Frame) -> bool:
+        """Take its last row from an earlier frame, where it had ended before it was looked at."""
+        row = next((p for p in frame.processes.rows if self.who.is_row(p)), None)
+        if row is None or self._last is not None:
+            return False
+        self._last = row, [t for t in frame.processes.threads if t.pid == row.pid]
+        return True
+
     def _find_detail(self, life: Life, frame: Frame) -> None:
         found = frame.detail
         if found is not None and found.pid == self.who.pid and self._same(found):
@@ -91,7 +102,8 @@ class Observer:
                 self._detail = found, frame.clock.wall_ns
             if found.ended is not None:
                 self._ended = found.ended
-            life.detail = self._detail[0] if self._detail else found
+            life.detail = self._detail[0] if self._detail else None
+            life.no_detail = "" if self._detail else "it had ended before it was looked at"
             return
         seq, waited = self._waited
         self._waited = frame.seq, waited + (frame.seq != seq)
@@ -112,10 +124,12 @@ class Observer:
         if row is None and start is not None and start > frame.host.uptime_ns:
             life.word = "NOT BEGUN"
             return
-        event = next((fed.event for fed in history.events()
-                      if fed.event.kind == "exit"
-                      and self.who.is_event(fed.event, frame.host.boot_wall_ns)), None)
-        if event is not None:
+        boot = frame.host.boot_wall_ns
+        fed = next((fed for fed in history.events() if fed.event.kind == "exit"
+                    and self.who.is_event(fed.event, boot)), None)
+        if fed is not None:
+            event = life.last = fed.event
+            life.args = fed.args
             self._ended = Ended(event.time_ns, event.code, event.signal, event.core_dumped,
                                 event.lifetime_ns, event.cpu_ns)
         life.ended = self._ended
@@ -157,13 +171,14 @@ def thread_states(thread: Thread | Process) -> dict[str, float] | None:
             **{name: pct / 100 for name, pct in off.items()}}
 
 
-def ancestors(host: Frame, row: Process | None) -> list[Process]:
+def ancestors(host: Frame, life: Life) -> list[Process]:
     """Its parent, the parent's parent and so on, as far as they live."""
     by_pid = {p.pid: p for p in host.processes.rows}
     found: list[Process] = []
-    while row is not None and (above := by_pid.get(row.ppid)) is not None and above not in found:
+    ppid = life.row.ppid if life.row else life.last.ppid if life.last else 0
+    while (above := by_pid.get(ppid)) is not None and above not in found:
         found.append(above)
-        row = above
+        ppid = above.ppid
     return found
 
 
