@@ -102,6 +102,7 @@ def device_columns(name: Callable[[Device], str]) -> list[Column]:
         latency("rmean", "R MEAN", lambda d: d.read_ns, "mean of reads (diskstats, ms exact)"),
         latency("wmean", "W MEAN", lambda d: d.write_ns, "mean of writes"),
         Column("size", "SIZE", 5, lambda d: fmt.size(d.size_bytes), sort=lambda d: d.size_bytes,
+               kind="bytes",
                style=lambda _: "dim", help="capacity"),
         Column("sched", "SCHED", 11, lambda d: d.scheduler or "-", "left",
                sort=lambda d: d.scheduler, style=lambda _: "dim", help="I/O scheduler"),
@@ -224,7 +225,8 @@ def slow_columns(names: Names) -> list[Column]:
 
     def time(key: str, title: str, field: str, text: str) -> Column:
         return Column(key, title, 6, lambda e: fmt.duration(getattr(e.event, field)),
-                      style=lambda e: latency_style(getattr(e.event, field)), help=text)
+                      style=lambda e: latency_style(getattr(e.event, field)), help=text,
+                      kind="ns", value=lambda e: getattr(e.event, field))
 
     return [
         Column("time", "TIME", 8, lambda e: fmt.clock_time(e.event.time_ns), "left",
@@ -239,7 +241,8 @@ def slow_columns(names: Names) -> list[Column]:
                help="who submitted it; `-` for a flush, which many may wait for"),
         Column("pid", "PID", 7, lambda e: "-" if e.event.pid is None else str(e.event.pid),
                help="its process id"),
-        Column("bytes", "BYTES", 5, lambda e: fmt.size(e.event.bytes), help="size"),
+        Column("bytes", "BYTES", 5, lambda e: fmt.size(e.event.bytes), help="size",
+               kind="bytes", value=lambda e: e.event.bytes),
         time("total", "TOTAL", "total_ns", "queue and device time"),
         Column("cgroup", "CGROUP", 14, lambda e: names.cgroup(e.event.cgroup), "left",
                help="container, pod or unit"),

@@ -281,7 +281,7 @@ def descriptor_columns(names: Names) -> list[Column]:
                style=lambda r: "bad" if r.steady else "normal" if r.growth_per_min else "dim",
                help="growth a minute over the time it is watched, five minutes at most"),
         Column("left", "LEFT", 6, lambda r: fmt.age(r.left_ns) if r.steady else "",
-               sort=lambda r: r.left_ns, style=lambda _: "bad",
+               sort=lambda r: r.left_ns, kind="ns", style=lambda _: "bad",
                help="time to the limit, for what grows steadily: in every third of that time, "
                     "never falling back"),
         *_command_columns(names),

@@ -240,6 +240,7 @@ def fold_columns(names: Names) -> list[Column]:
         Column("error", "ERROR", 8, lambda f: f.last_error or "", "left",
                style=lambda _: "warn", help="errno, exit status or signal last seen"),
         Column("life", "LIFE", 6, lambda f: fmt.duration(_mean_life(f)), sort=_mean_life,
+               kind="ns",
                help="mean time from fork to exit"),
         Column("cpu", "CPUms/m", 7, lambda f: fmt.rate(_cpu_ms_per_min(f)), sort=_cpu_ms_per_min,
                help="CPU milliseconds a minute, of those that ended"),
