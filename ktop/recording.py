@@ -109,9 +109,7 @@ class Recording:
         """Rows until they end, or the error that ended them."""
         rows: list[Row] = []
         try:
-            cursor = self._db.execute(f"{query} LIMIT ?", (begin, self._most))
-            while chunk := cursor.fetchmany(8192):
-                rows += chunk
+            rows.extend(self._db.execute(f"{query} LIMIT ?", (begin, self._most)))
         except sqlite3.Error as err:
             return rows, err
         return rows, None

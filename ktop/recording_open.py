@@ -17,7 +17,8 @@ from ktop.packing import MAX_BODY
 from ktop.recording_schema import APPLICATION_ID, TABLES, VERSION, RecordingError, explain, shown
 
 _MAGIC = b"SQLite format 3\0"
-_HEADER = struct.Struct("!60xI4xI")  # user_version, application_id
+# page size, change counter, pages, user_version, application_id, change counter of the pages
+_HEADER = struct.Struct("!16xH6xII28xI4xI20xI4x")
 _BESIDE = ("-wal", "-journal")
 _DEFENCES = ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "temp_store=MEMORY",
              "busy_timeout=2000")
@@ -47,8 +48,9 @@ def problem(path: Path, err: sqlite3.Error | OSError) -> RecordingError:
 def open_recording(path: Path) -> Opened:
     """A connection for reading, whatever state the file was left in. Raises RecordingError."""
     try:
-        size = _identify(path)
-        return _connect(path, size)
+        size, notes = _identify(path)
+        opened = _connect(path, size)
+        return opened._replace(notes=notes + opened.notes)
     except (sqlite3.Error, OSError) as err:
         raise problem(path, err) from None
 
@@ -62,8 +64,8 @@ def open_for_marks(path: Path) -> sqlite3.Connection:
         raise problem(path, err) from None
 
 
-def _identify(path: Path) -> int:
-    """Is it one of ours, by its first hundred bytes? Its size."""
+def _identify(path: Path) -> tuple[int, list[str]]:
+    """Is it one of ours, by its first hundred bytes? Its size, and what is wrong with that."""
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
         raise RecordingError(f"{shown(path)}: not a file")
@@ -73,7 +75,7 @@ def _identify(path: Path) -> int:
         raise RecordingError(f"{shown(path)}: is empty")
     if len(head) < 100 or not head.startswith(_MAGIC):
         raise RecordingError(f"{shown(path)}: not a ktop recording")
-    version, application = _HEADER.unpack_from(head)
+    page, change, pages, version, application, valid_for = _HEADER.unpack_from(head)
     if application != APPLICATION_ID:
         raise RecordingError(f"{shown(path)}: a database, but not a ktop recording")
     if version > VERSION:
@@ -81,7 +83,8 @@ def _identify(path: Path) -> int:
                              f"to version {VERSION}")
     if version < 1:
         raise RecordingError(f"{shown(path)}: a recording of no known version")
-    return found.st_size
+    cut = change == valid_for and pages * page > found.st_size and not _size(f"{path}-wal")
+    return found.st_size, ["it is cut off"] if cut else []
 
 
 def _open(path: Path, how: str) -> sqlite3.Connection:
