@@ -40,6 +40,7 @@ from ktop.widgets.header import (
     Status,
     TabBar,
 )
+from ktop.widgets.pipes import PipeBar
 from ktop.widgets.timeline import Timeline
 
 # The table's own names for what the shell's keys do as well.
@@ -106,6 +107,7 @@ class KtopApp(Scoping, Timing, Finding):
         yield Header()
         yield TabBar([pane.title for pane in self.panes])
         yield Timeline()
+        yield PipeBar()
         yield Crumbs()
         yield Banner()
         yield Container(id="panes")
@@ -117,6 +119,7 @@ class KtopApp(Scoping, Timing, Finding):
         self.header, self.tabs = self.query_one(Header), self.query_one(TabBar)
         self.banner, self.status = self.query_one(Banner), self.query_one(Status)
         self.keys, self.crumbs = self.query_one(Keys), self.query_one(Crumbs)
+        self.pipes = self.query_one(PipeBar)
         self.timeline = self.query_one(Timeline)
         self._built = True
         await self._show_pane(1)

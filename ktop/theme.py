@@ -119,6 +119,11 @@ _PALETTE: dict[str, tuple[str | None, str]] = {
     "heat6": ("cyan", ""),
     "heat7": ("cyan", ""),
     "heat8": ("green", ""),
+    # walls of the pipes: how thick they are says it too
+    "pipe.free": (None, "dim"),
+    "pipe.some": ("cyan", ""),
+    "pipe.tight": ("yellow", "bold"),
+    "pipe.worst": ("red", "bold"),
     # boxes of an icicle; filled, so that widths are seen at a glance
     "flame.top": (None, "reverse"),
     "flame.user": ("green", "reverse"),

@@ -6,7 +6,7 @@ descriptions, `show(frame, history)` once per tick while it is visible, `help_te
 
 from ktop.panes.base import Pane
 from ktop.panes.block import BlockPane
-from ktop.panes.coming import ComingPane, DiagnosisPane
+from ktop.panes.diagnosis import DiagnosisPane
 from ktop.panes.files import FilesPane
 from ktop.panes.processes import ProcessesPane
 from ktop.panes.sched import SchedulerPane
@@ -15,4 +15,4 @@ from ktop.panes.tcp import TcpPane
 PANES: list[type[Pane]] = [ProcessesPane, FilesPane, TcpPane, BlockPane, SchedulerPane,
                            DiagnosisPane]
 
-__all__ = ["PANES", "ComingPane", "Pane", "ProcessesPane", "SchedulerPane"]
+__all__ = ["PANES", "Pane", "ProcessesPane", "SchedulerPane"]

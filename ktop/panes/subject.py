@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ktop.diagnosis.model import Pipe
 from ktop.history_feeds import Fed
 from ktop.model import Cgroup, Frame, ProcessFold
 from ktop.model_block import Device
@@ -47,6 +48,14 @@ def _parent_of(fold: ProcessFold, frame: Frame) -> int | None:
     return max(here, key=lambda p: p.forks_per_s or 0.0).pid if here else None
 
 
+def _of_pipe(pipe: Pipe) -> Subject:
+    """Who squeezes it."""
+    first = next((actor for actor in pipe.culprits), None)
+    if first is None or (first.pid is None and first.cgroup is None):
+        return Subject(why="nobody is known to squeeze it")
+    return Subject(pid=first.pid, name=first.comm, path=first.cgroup)
+
+
 def _older(row: Any, start_boottime_ns: int, frame: Frame) -> bool:
     """Whether an event is of a process that had this number before."""
     time_ns: int | None = getattr(row, "time_ns", None)
@@ -64,7 +73,10 @@ def subject_of(row: Any, frame: Frame) -> Subject:
         return Subject(cgroup=row.id or 0, path=row.path)
     if type(row) in _NOBODY:
         return Subject(why=_NOBODY[type(row)])
+    if isinstance(row, Pipe):
+        return _of_pipe(row)
     pid: int | None = getattr(row, "pid", None)
+    path: str | None = getattr(row, "group", None)  # of one that a diagnosis names
     if isinstance(row, FileRow):
         pid = _user_of(row, frame)
     elif isinstance(row, ProcessFold):
@@ -73,12 +85,13 @@ def subject_of(row: Any, frame: Frame) -> Subject:
         pid = row.pids[0]
     group: int | None = getattr(row, "cgroup", None)
     if not pid:
-        if group is not None:
-            return Subject(cgroup=group)
+        if group is not None or path is not None:
+            return Subject(cgroup=group, path=path)
         if isinstance(row, Namespace):
             return Subject(why="no control group of this namespace is known")
         return Subject(why="whose it is is not known")
     live = next((p for p in frame.processes.rows if p.pid == pid), None)
     if live is None or _older(row, live.start_boottime_ns, frame):
-        return Subject(pid, None, getattr(row, "comm", "") or "", group)
-    return Subject(pid, live.start_boottime_ns, live.comm, live.cgroup if group is None else group)
+        return Subject(pid, None, getattr(row, "comm", "") or "", group, path=path)
+    return Subject(pid, live.start_boottime_ns, live.comm, live.cgroup if group is None else group,
+                   path=path)

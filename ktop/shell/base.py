@@ -14,11 +14,13 @@ from ktop.history import History
 from ktop.lens import Lens
 from ktop.model import Frame
 from ktop.panes.base import Pane
+from ktop.panes.pipes import headline, sections
 from ktop.rewind import Ring
 from ktop.scope import HOST
 from ktop.screens.base import FrameScreen
 from ktop.sources import ENDED, LIVE, STARTING, Silence, Source
 from ktop.widgets.header import Banner, Cost, Crumbs, Header, Keys, Status, TabBar
+from ktop.widgets.pipes import PipeBar
 from ktop.wire import Control
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Shell(TerminalApp):
     header: Header
     tabs: TabBar
     crumbs: Crumbs
+    pipes: PipeBar
     banner: Banner
     status: Status
     keys: Keys
@@ -244,6 +247,9 @@ class Shell(TerminalApp):
         self.header.set(self.host.whole or self.newest, cost, self.state_word, self.interval_ns)
         self.status.show_cost(cost)
         self.crumbs.set_scope(self.lens.scope, self.lens.frame)
+        newest = self.lens.history.newest
+        report = newest.report if newest is not None else None
+        self.pipes.set(sections(report), headline(report))
         if self.source.state == ENDED:
             more = "; r starts a new one" if self.renewable else ""
             self.banner.say(f"The collector has ended ({self.source.reason}). "
@@ -267,6 +273,9 @@ class Shell(TerminalApp):
     def keys_changed(self, _screen: Any = None) -> None:
         """The footer: keys of what has the focus, then ours."""
         raise NotImplementedError
+
+    def keep(self, where: tuple[str, ...], value: Any) -> None:
+        """A choice for next time: into the config file (ktop/shell/choices.py)."""
 
     # -- messages ------------------------------------------------------------------------------
 

@@ -51,7 +51,7 @@ class Scoping(Shell):
             from ktop.screens.detail import ProcessDetail
 
             self.open_over(ProcessDetail(subject.pid, subject.start, subject.name))
-        elif subject.cgroup is not None:
+        elif subject.cgroup is not None or subject.path is not None:
             self._scope_to_group(subject)
         else:
             self.say(f"nothing to open: {subject.why or 'no row is under the cursor'}")
@@ -71,9 +71,9 @@ class Scoping(Shell):
     def action_scope_cgroup(self) -> None:
         """Everything about this control group only, with those below it."""
         subject = self.subject()
-        if subject.cgroup is None and self.lens.scope.pid is not None:
+        if subject.cgroup is None and subject.path is None and self.lens.scope.pid is not None:
             subject = self._own_group(self.lens.scope.pid)
-        if subject.cgroup is None:
+        if subject.cgroup is None and subject.path is None:
             self.say(f"no control group to go into: {subject.why or 'no row is under the cursor'}")
             return
         self._scope_to_group(subject)
