@@ -113,6 +113,8 @@ def _read(settings: Settings, known: dict[str, set[str]]) -> tuple[dict[str, str
         found = {key: key_name(key) for key in keys.split(",")}
         if broken := [key for key, made in found.items() if made is None]:
             complain(f"{broken[0]} is no key")
+        elif set(found.values()) == known.get(ident, set()):
+            continue  # as it is made
         elif taken := [key for key, made in found.items() if made in _RESERVED]:
             complain(f"{taken[0]} always does what it does")
         else:

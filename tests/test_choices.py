@@ -9,6 +9,7 @@ import pytest
 from textual.app import App
 
 from ktop import actions, config, theme
+from ktop.cli import main
 from ktop.keymap import action_names, key_name, key_shown, keymap
 from ktop.panes import PANES
 from ktop.screens.columns import ColumnChooser, entries, layout_of
@@ -144,6 +145,33 @@ async def test_the_order_is_kept(file):
     async with again.run_test(size=(120, 40)) as pilot:
         await still(pilot)
         assert (table(again).sort_key, table(again).descending) == ("runq", False)
+
+
+async def test_the_interval_is_kept(file):
+    app = configured(file)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        await pilot.press("plus")
+    assert config.load(file).interval_ns == app.interval_ns == 2_000_000_000
+
+
+def test_the_config_command_says_what_there_is(file, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(file.parent.parent))
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    file.parent.mkdir()
+    file.write_text('[keys]\npause = "q"\n')
+    assert main(["config", "--path"]) == 0
+    assert capsys.readouterr().out.strip() == str(file)
+    assert main(["config"]) == 2
+    said = capsys.readouterr().out
+    assert "# wrong: line 2: keys.pause: q is quit already" in said
+    # what it offers is good when the comment signs are taken away
+    file.write_text("\n".join(line.removeprefix("# ") for line in said.splitlines()
+                              if " = " in line or line.startswith(("[", "# ["))))
+    found = config.load(file)
+    assert found.complaints() == []
+    assert len(found.keys) > 40
+    assert keymap(found, [pane() for pane in PANES])[0] == []
 
 
 async def test_what_cannot_be_written_is_one_line_and_no_harm(file):
