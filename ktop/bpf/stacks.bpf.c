@@ -24,7 +24,12 @@ enum { KTOP_STACK_CPU, KTOP_STACK_OFF };
 /* Stacks without a hash: there is none, it did not fit, the thread slept before we looked. */
 enum { KTOP_STACK_NONE, KTOP_STACK_LOST, KTOP_STACK_UNSEEN, KTOP_STACK_FIRST };
 /* stacks_layer.CONFIG_* */
-enum { KTOP_STACKS_FILTER = 1, KTOP_STACKS_CHILDREN = 2 };
+enum { KTOP_STACKS_PIDS = 1, KTOP_STACKS_CGROUPS = 2, KTOP_STACKS_CHILDREN = 4 };
+
+/* The target. only: its one process, for an early way out; 0 where it is more than that. */
+struct ktop_stacks_config {
+    u32 flags, only;
+};
 
 struct ktop_stack {
     u64 n;
@@ -51,7 +56,7 @@ struct ktop_absence {
 };
 _Static_assert(sizeof(struct ktop_absence) == KTOP_STACK_ABSENCE_SIZE, "stacks_layer.ABSENCE");
 
-BPF_ARRAY(stacks_config, u32, 1);
+BPF_ARRAY(stacks_config, struct ktop_stacks_config, 1);
 BPF_TABLE("hash", u32, u8, stacks_pids, KTOP_STACK_TARGETS);
 BPF_TABLE("hash", u64, u8, stacks_cgroups, KTOP_STACK_TARGETS);
 BPF_TABLE("hash", u64, struct ktop_stack, stacks_traces, KTOP_STACK_TRACES);
@@ -72,17 +77,27 @@ static __always_inline void stacks_count(u32 which)
         (*n)++;
 }
 
-static __always_inline u32 stacks_flags(void)
+/* Whether a process may be of the target, before anything dear is looked at. */
+static __always_inline bool stacks_may(struct ktop_stacks_config *c, u32 tgid)
 {
-    u32 zero = 0, *flags = stacks_config.lookup(&zero);
-    return flags ? *flags : 0;
+    return !c->only || c->only == tgid;
 }
 
-/* The target: processes, or control groups; neither given: everything but the idle tasks. */
-static __always_inline bool stacks_wanted(u32 tgid, u64 cgroup)
+/* Whether it is: by process, or by control group; neither given: everything but the idle tasks. */
+static __always_inline bool stacks_by_pid(struct ktop_stacks_config *c, u32 tgid)
 {
-    return stacks_pids.lookup(&tgid) || stacks_cgroups.lookup(&cgroup);
+    return !(c->flags & (KTOP_STACKS_PIDS | KTOP_STACKS_CGROUPS)) || c->only == tgid ||
+           (c->flags & KTOP_STACKS_PIDS && stacks_pids.lookup(&tgid));
 }
+
+static __always_inline bool stacks_by_cgroup(u64 cgroup)
+{
+    return stacks_cgroups.lookup(&cgroup);
+}
+
+/* The control group is only looked up when it decides. */
+#define stacks_wanted(c, tgid, cgroup) (stacks_by_pid(c, tgid) || \
+    ((c)->flags & KTOP_STACKS_CGROUPS && stacks_by_cgroup(cgroup)))
 
 /* Where a stack is kept that the helper has left in the scratch: the rest of it is zero. */
 static __always_inline u64 stacks_keep(struct ktop_stack *s, s64 bytes)
@@ -143,11 +158,11 @@ static __always_inline u64 stacks_cgroup(struct task_struct *task)
 static __always_inline int stacks_sample(void *ctx)
 {
     u64 both = bpf_get_current_pid_tgid();
-    u32 one = 1;
-    if (!(u32)both)
+    u32 zero = 0, one = 1;
+    struct ktop_stacks_config *c = stacks_config.lookup(&zero);
+    if (!c || !(u32)both || !stacks_may(c, both >> 32))
         return 0;
-    if (stacks_flags() & KTOP_STACKS_FILTER &&
-        !stacks_wanted(both >> 32, stacks_cgroup((void *)bpf_get_current_task())))
+    if (!stacks_wanted(c, both >> 32, stacks_cgroup((void *)bpf_get_current_task())))
         return 0;
     struct ktop_stack *s = stacks_scratch.lookup(&one);
     if (!s)
@@ -169,11 +184,10 @@ int stacks_profile(void *ctx)
 
 /* `prev`, still the current task, leaves the CPU. */
 static __always_inline void stacks_leave(void *ctx, struct task_struct *prev, bool preempted,
-                                         u32 state, u64 now, u32 flags)
+                                         u32 state, struct ktop_stacks_config *c)
 {
-    u64 both = bpf_get_current_pid_tgid();
-    u32 tid = both, tgid = both >> 32, zero = 0;
-    if (flags & KTOP_STACKS_FILTER && !stacks_wanted(tgid, cgroup_of(prev)))
+    u32 tid = F(prev, pid), tgid = F(prev, tgid), zero = 0;
+    if (!tid || !stacks_may(c, tgid) || !stacks_wanted(c, tgid, cgroup_of(prev)))
         return;
     struct ktop_absence *a = stacks_threads.lookup(&tid);
     u64 delay = F(prev, sched_info.run_delay);
@@ -193,7 +207,7 @@ static __always_inline void stacks_leave(void *ctx, struct task_struct *prev, bo
     struct ktop_stack *s = stacks_scratch.lookup(&zero);
     if (!s)
         return;
-    struct ktop_absence out = {.off_ns = now, .run_delay_ns = delay};
+    struct ktop_absence out = {.off_ns = bpf_ktime_get_ns(), .run_delay_ns = delay};
     out.key.tgid = tgid;
     out.key.kind_state = KTOP_STACK_OFF | state << 8;
     bpf_get_current_comm(out.key.comm, sizeof(out.key.comm));
@@ -208,14 +222,16 @@ static __always_inline void stacks_leave(void *ctx, struct task_struct *prev, bo
 static __always_inline int stacks_switched(void *ctx, bool preempted, struct task_struct *prev,
                                            struct task_struct *next, u32 state)
 {
-    u64 now = bpf_ktime_get_ns();
-    u32 next_tid = F(next, pid);
-    if (F(prev, pid))
-        stacks_leave(ctx, prev, preempted, state, now, stacks_flags());
-    if (!next_tid)
+    u32 zero = 0, next_tid = F(next, pid);
+    struct ktop_stacks_config *c = stacks_config.lookup(&zero);
+    if (!c)
+        return 0;
+    stacks_leave(ctx, prev, preempted, state, c);
+    if (!next_tid || !stacks_may(c, F(next, tgid)))
         return 0;
     struct ktop_absence *a = stacks_threads.lookup(&next_tid);
     if (a && a->off_ns) {
+        u64 now = bpf_ktime_get_ns();
         a->pend_ns = now > a->off_ns ? now - a->off_ns : 0;
         a->off_ns = 0;
     }
@@ -236,9 +252,10 @@ int stacks_switch(u64 *ctx)
 /* With all that descend from the target's processes: those born later, too. */
 static __always_inline int stacks_forked(struct task_struct *parent, struct task_struct *child)
 {
-    u32 from = F(parent, tgid), to = F(child, tgid);
+    u32 from = F(parent, tgid), to = F(child, tgid), zero = 0;
+    struct ktop_stacks_config *c = stacks_config.lookup(&zero);
     u8 one = 1;
-    if (from != to && stacks_flags() & KTOP_STACKS_CHILDREN && stacks_pids.lookup(&from))
+    if (c && from != to && c->flags & KTOP_STACKS_CHILDREN && stacks_pids.lookup(&from))
         stacks_pids.update(&to, &one);
     return 0;
 }
@@ -263,7 +280,8 @@ static __always_inline int stacks_asleep(struct task_struct *task)
     if (task->exit_state)
         return 0;
 #endif
-    if (stacks_flags() & KTOP_STACKS_FILTER && !stacks_wanted(task->tgid, cgroup_of(task)))
+    struct ktop_stacks_config *c = stacks_config.lookup(&zero);
+    if (!c || !stacks_may(c, task->tgid) || !stacks_wanted(c, task->tgid, cgroup_of(task)))
         return 0;
     if (stacks_threads.lookup(&tid))
         return 0;

@@ -19,12 +19,13 @@ STACK = (("n", "Q"), ("ip", f"{DEPTH}Q"))
 KEY = (("kernel", "Q"), ("user", "Q"), ("tgid", "I"), ("kind_state", "I"), ("comm", "16s"))
 SUM = (("samples", "Q"), ("ns", "Q"))
 ABSENCE = (("off_ns", "Q"), ("pend_ns", "Q"), ("run_delay_ns", "Q"), ("key", "40s"))
+CONFIG = (("flags", "I"), ("only", "I"))
 STACK_STRUCT, KEY_STRUCT, SUM_STRUCT = packer(STACK), packer(KEY), packer(SUM)
-ABSENCE_STRUCT = packer(ABSENCE)
+ABSENCE_STRUCT, CONFIG_STRUCT = packer(ABSENCE), packer(CONFIG)
 
 KINDS = ("cpu", "off")  # enum in stacks.bpf.c
 NONE, LOST, UNSEEN = 0, 1, 2  # stacks without a hash
-CONFIG_FILTER, CONFIG_CHILDREN = 1, 2
+CONFIG_PIDS, CONFIG_CGROUPS, CONFIG_CHILDREN = 1, 2, 4
 # Since the programs were loaded, summed over CPUs (enum ktop_stack_counter).
 COUNTERS = ("traces", "sums", "threads")
 

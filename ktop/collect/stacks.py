@@ -16,8 +16,10 @@ from ktop.bpf import syscall
 from ktop.bpf.engine import Engine
 from ktop.bpf.layers import STACKS
 from ktop.bpf.stacks_layer import (
+    CONFIG_CGROUPS,
     CONFIG_CHILDREN,
-    CONFIG_FILTER,
+    CONFIG_PIDS,
+    CONFIG_STRUCT,
     HZ,
     KINDS,
     PROBES_OF,
@@ -135,15 +137,19 @@ class Run:
         if loaded.fatal is not None:
             self.fail(loaded.fatal)
             return
-        filtered = CONFIG_FILTER if self.wish.pids or self.wish.cgroups else 0
+        wish = self.wish
+        flags = (CONFIG_PIDS * bool(wish.pids) | CONFIG_CGROUPS * bool(wish.cgroups)
+                 | CONFIG_CHILDREN * wish.children)
         pids = self._pids(processes)
         if len(pids) > TARGETS:
             self.notes.append(f"{len(pids) - TARGETS} processes of the target left out: too many")
         for pid in pids[:TARGETS]:
             syscall.map_update(loaded.maps["stacks_pids"].fd, pid.to_bytes(4, sys.byteorder),
                                b"\1")
-        self._add_groups(set(self.wish.cgroups))
-        engine.write_u32("stacks_config", filtered | CONFIG_CHILDREN * self.wish.children)
+        self._add_groups(set(wish.cgroups))
+        only = pids[0] if flags == CONFIG_PIDS and len(pids) == 1 else 0
+        syscall.map_update(loaded.maps["stacks_config"].fd, bytes(4),
+                           CONFIG_STRUCT.pack(flags, only))
         engine.attach_only({name for kind in self.kinds for name in PROBES_OF[kind]})
         missing = [kind for kind in self.kinds if not engine.live(_EVENT[kind])]
         for kind in missing:
