@@ -9,11 +9,11 @@ import time
 
 from ktop.bpf.engine import Engine
 from ktop.bpf.layout import COUNTERS, LIFE_COUNTERS, TASK_HIST_SLOTS
-from ktop.bpf.ringbuf import RingBuffer
 from ktop.collect import events
 from ktop.collect.host import Clocks
 from ktop.collect.mourned import Mourned
 from ktop.collect.proc import ProcfsLayer
+from ktop.collect.ringlayer import RingLayer
 from ktop.collect.tasks import TaskTable
 from ktop.folds import Folds
 from ktop.model import Process, Processes, ProcessEvent
@@ -38,10 +38,11 @@ def read_cmdline(pid: int) -> str | None:
     return arguments(raw) if raw else None
 
 
-class ProcessesLayer:
+class ProcessesLayer(RingLayer):
     """The processes of the host, tick by tick."""
 
     def __init__(self, engine: Engine, clocks: Clocks) -> None:
+        super().__init__()
         self._engine, self._clocks = engine, clocks
         self._tasks: TaskTable | None = None
         if engine.live("tasks"):
@@ -49,7 +50,6 @@ class ProcessesLayer:
         self._procfs = ProcfsLayer(clocks)
         self._table: TaskTable | ProcfsLayer = self._tasks or self._procfs
         self._life: Engine | None = None
-        self._ring: RingBuffer | None = None
         self._pending: list[ProcessEvent] = []
         self._folds: Folds | None = None
         self._counters: tuple[int, dict[str, int]] = (0, {})  # when read, and what
@@ -59,15 +59,12 @@ class ProcessesLayer:
         self._shown: dict[int, list[int]] = {}  # by cgroup: of ended threads, counted while alive
         self._no_args: set[int] = set()   # processes whose command line is still to be read
         self._execd: set[int] = set()     # processes with an exec rate other than zero
-        self.lost = 0
-        self.lost_total = 0
         self.untracked_total = 0
 
     def join(self, lifecycle: Engine) -> None:
         """Executions and exits are there from now on."""
         self._life = lifecycle
-        ring = lifecycle.loaded.maps.get("events")
-        self._ring = RingBuffer(ring.fd, ring.max_entries) if ring else None
+        self._open(lifecycle, "events")
 
     def look_at(self, pid: int) -> None:
         """Whose threads are to be told in full, 0 for nobody's."""
@@ -78,9 +75,8 @@ class ProcessesLayer:
 
     def drain(self) -> None:
         """Empty the event ring; called between ticks too, so that a burst finds room."""
-        if self._ring is not None:
-            offset = self._clocks.wall_offset
-            self._pending += [events.decode(raw, offset) for raw in self._ring.drain()]
+        offset = self._clocks.wall_offset
+        self._pending += [events.decode(raw, offset) for raw in self._take()]
 
     def sample(self) -> None:
         """Read the kernel (SchedLayer.sample says why this is a step of its own)."""
@@ -162,17 +158,14 @@ class ProcessesLayer:
                                         (self._life, "life_counters", LIFE_COUNTERS)):
             if engine is None or map_name not in engine.loaded.maps:
                 continue
-            for i, name in enumerate(names):
-                found[name] = sum(struct.unpack("@Q", raw)[0]
-                                  for raw in engine.read_percpu(map_name, i))
+            found |= engine.read_counters(map_name, names)
         return found
 
     def _totals(self, layer: Processes) -> None:
         new, (last_ns, old) = self._counts, self._counters
         self._counters = (self._counters_ns, new)
         interval = self._counters_ns - last_ns if last_ns else None
-        self.lost_total = new.get("lost_events", 0)
-        self.lost = self.lost_total - old.get("lost_events", 0)
+        self._lose(new.get("lost_events", 0))
         self.untracked_total = new.get("untracked", 0)
         for name, probe in (("forks", "process_fork"), ("execs", "process_exec"),
                             ("exits", "process_exit")):
@@ -201,9 +194,3 @@ class ProcessesLayer:
             found[cgroup] = [a - b for a, b in zip(counts, shown, strict=True)]
         self._shown = {cgroup: counts for cgroup, counts in self._shown.items() if cgroup in found}
         return found
-
-    def close(self) -> None:
-        """Unmap the ring."""
-        if self._ring is not None:
-            self._ring.close()
-            self._ring = None

@@ -7,16 +7,22 @@ from ktop.bpf.ringbuf import RingBuffer
 
 
 class RingLayer:
-    """Base of a layer whose programs write into the ring buffer map `ring`; without it, nothing.
+    """Base of a layer whose programs write into a ring buffer map; without one nothing comes.
 
     lost: events that did not fit since the last count; lost_total: since the start.
     """
 
-    def __init__(self, engine: Engine | None, ring: str) -> None:
-        m = engine.loaded.maps.get(ring) if engine is not None else None
-        self._ring = RingBuffer(m.fd, m.max_entries) if m else None
+    def __init__(self, engine: Engine | None = None, ring: str = "") -> None:
+        self._ring: RingBuffer | None = None
         self.lost = 0
         self.lost_total = 0
+        if engine is not None:
+            self._open(engine, ring)
+
+    def _open(self, engine: Engine, ring: str) -> None:
+        """Read this map from now on."""
+        m = engine.loaded.maps.get(ring)
+        self._ring = RingBuffer(m.fd, m.max_entries) if m else None
 
     def _take(self) -> list[bytes]:
         """Empty the ring."""
