@@ -105,6 +105,8 @@ class Writer:
             db.execute("COMMIT")
             # Not before the tables are in the main file: it says what it is from its first instant.
             db.execute("PRAGMA journal_mode=WAL")
+            # From the first look on the lock is held that tells readers that somebody writes.
+            db.execute("SELECT count(*) FROM meta").fetchone()
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
         except BaseException:
