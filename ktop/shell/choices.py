@@ -15,6 +15,7 @@ from ktop.config import Columns, ConfigError, Settings
 from ktop.keymap import keymap
 from ktop.panes.base import Pane
 from ktop.shell.base import Shell
+from ktop.sources import STARTING
 from ktop.text import clean
 from ktop.widgets.columns import Layout
 from ktop.widgets.strips import StripWidget
@@ -44,6 +45,7 @@ class Choices(Shell):
         self.settings: Settings | None = None
         self._unsaved: dict[tuple[str, ...], Any] = {}
         self._save_timer: Timer | None = None
+        self._complaint = ""
         for made in theme.textual_themes()[1:]:
             self.register_theme(made)
 
@@ -70,8 +72,19 @@ class Choices(Shell):
             self.source.ask(Control(thresholds=asked))
         if settings.problems:
             more = len(settings.problems) - 1
-            self.say(f"{settings.file.name}: {settings.problems[0]}; left out"
-                     + (f" (and {more} more)" if more else ""), "bad")
+            self._complaint = (f"{settings.file.name}: {settings.problems[0]}; left out"
+                               + (f" (and {more} more)" if more else ""))
+            self._complain()
+
+    def source_changed(self) -> None:
+        """What is wrong in the file is said when somebody may look: with the first sample."""
+        super().source_changed()
+        self._complain()
+
+    def _complain(self) -> None:
+        if self._complaint and self.source.state != STARTING:
+            text, self._complaint = self._complaint, ""
+            self.say(text, "bad")
 
     # -- tables --------------------------------------------------------------------------------
 
