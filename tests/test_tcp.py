@@ -14,9 +14,11 @@ from ktop.bpf import tcp_layer
 from ktop.bpf.tcp_layer import SockRecord
 from ktop.collect.tcp_dns import query_name
 from ktop.collect.tcp_netns import Rates, conntrack_stat, interfaces, named_pairs
+from ktop.collect.tcp_owners import Owners
+from ktop.collect.tcp_peers import Peers
 from ktop.collect.tcp_records import EventRecord, address, event, result_name
 from ktop.collect.tcp_table import TcpTable, connection
-from ktop.model import Frame
+from ktop.model import Frame, Hist
 from ktop.model_tcp import (
     CONNECTIONS_PER_FRAME,
     Connection,
@@ -353,3 +355,69 @@ def test_flags_and_feeds():
     assert [flags(c) for c in found.connections] == ["LOSS", "ZWIN", ""]
     assert [in_feed(e, "trouble") for e in found.events] == [False, True, True, True, False, True]
     assert [in_feed(e, "connections") for e in found.events] == [True, True] + [False] * 4
+
+
+# -- owners and peers ------------------------------------------------------------------------------
+
+
+def test_owners_are_sums_of_all_their_connections():
+    table, owners = TcpTable(), Owners()
+    one, two = sock(tx_bytes=100, srtt_us8=80_000), sock(sk=2, local_port=2, pid=13)
+    interval = step(table, None, SECOND, one, two)
+    for entry in table.changed:
+        owners.place(entry, (entry.record.pid, 5))
+    assert {(o.pid, o.connections, o.tx_bytes_per_s) for o in owners.rows(interval)} == {
+        (12, 1, None), (13, 1, None)}
+    moved = one._replace(tx_bytes=700, data_segs_out=4, retrans=1, srtt_us8=160_000)
+    interval = step(table, SECOND, 2 * SECOND, moved, two)
+    for entry in table.changed:
+        owners.place(entry, (entry.record.pid, 5))
+    for kind, result, ns in (("connect", "ok", 900), ("connect", "ETIMEDOUT", 5),
+                             ("close", "ok", 1), ("accept", "ok", 7), ("retransmit", "rto", None)):
+        owners.event(TcpEvent(kind, 1, 7, "", 1, "", 2, result=result, pid=12, cgroup=5,
+                              latency_ns=ns))
+    busy, idle = owners.rows(interval)
+    assert (busy.tx_bytes_per_s, busy.segments_per_s, busy.retrans_per_s) == (600, 4, 1)
+    assert (busy.connects_per_s, busy.failed_per_s, busy.accepts_per_s, busy.closes_per_s) == (
+        1, 1, 1, 1)
+    assert busy.rtt == Hist({hist.slot(20_000_000): 1}, 20_000_000)
+    assert busy.connect_latency == Hist({hist.slot(900): 1}, 900, 900)
+    assert (idle.pid, idle.connections, idle.tx_bytes_per_s, idle.rtt) == (13, 1, 0, None)
+    table.close([closing(moved, tx_bytes=750)], 2 * SECOND)
+    interval = step(table, 2 * SECOND, 3 * SECOND, two)
+    for entry in table.closed:
+        owners.place(entry, (12, 5), closed=True)
+    ended, _ = owners.rows(interval)
+    assert (ended.pid, ended.connections, ended.tx_bytes_per_s, ended.rtt) == (12, 0, 50, None)
+    assert [o.pid for o in owners.rows(interval)] == [13]
+
+
+def test_owners_without_a_row_are_summed_by_cgroup(monkeypatch):
+    monkeypatch.setattr("ktop.collect.tcp_owners.OWNERS_PER_FRAME", 2)
+    table, owners = TcpTable(), Owners()
+    interval = step(table, None, SECOND, *(
+        sock(sk=i, local_port=i, pid=i, srtt_us8=8_000) for i in range(1, 6)))
+    for entry in table.changed:
+        owners.place(entry, (entry.record.pid, entry.record.pid % 2))
+    rows = owners.rows(interval)
+    assert sum(o.connections for o in rows) == 5 and len(rows) == 4
+    assert sum(hist.count(o.rtt) for o in rows if o.rtt) == 5
+    assert {(o.pid, o.cgroup) for o in rows[2:]} == {(None, 0), (None, 1)}
+
+
+def test_a_peer_is_of_one_cgroup_and_names_its_processes():
+    table, peers = TcpTable(), Peers()
+    interval = step(table, None, SECOND, *(
+        sock(sk=i, local_port=i, pid=i, cgroup=i // 20, flags=tcp_layer.ACTIVE)
+        for i in range(1, 40)))
+    for entry in table.changed:
+        peers.place(entry, peers.key_of(entry, "10.0.0.2", "curl"), SECOND)
+    peers.event(TcpEvent("connect", 1, 7, "", 1, "10.0.0.2", 80, result="ok", pid=99, cgroup=1,
+                         comm="curl"), SECOND)
+    a, b = sorted(peers.rows(SECOND, interval)[0], key=lambda p: p.cgroup or 0)
+    assert (a.cgroup, a.connections, len(a.pids), a.pids_cut) == (None, 19, 16, 3)
+    assert (b.cgroup, b.connections, b.pids[0], b.pids_cut) == (1, 20, 99, 5)
+    for entry in table.entries():
+        peers.remove(entry)
+    (b,) = peers.rows(2 * SECOND, interval)[0]
+    assert (b.pids, b.pids_cut, b.connections) == ([99], 0, 0)
