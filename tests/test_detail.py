@@ -317,6 +317,16 @@ def test_a_process_that_ends_stays() -> None:
     assert watcher.look(alive, history).alive  # back in time
 
 
+def test_a_zombie_is_shown_as_it_was() -> None:
+    watcher, history = Observer(Who(PID, start_of(PID), "java")), History()
+    before = watcher.look(make_frame(2), history).row
+    frame = make_frame(3)
+    row = next(p for p in frame.processes.rows if p.pid == PID)
+    row.state, row.threads, row.rss_bytes = "Z", 1, 0
+    life = watcher.look(frame, history)
+    assert life.word == "ENDED" and life.row is before
+
+
 @pytest.mark.parametrize(("how", "text"), [
     ({"code": 0}, "exit 0"), ({"signal": "SIGKILL"}, "SIGKILL"),
     ({"signal": "SIGSEGV", "core_dumped": True}, "SIGSEGV, core dumped")])

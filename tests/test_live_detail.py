@@ -275,6 +275,21 @@ def test_how_it_ended(collector: Collector) -> None:
     assert collector.tick().detail is None
 
 
+def test_a_zombie_keeps_what_it_was(collector: Collector) -> None:
+    p = run(SLEEP)
+    try:
+        collector.look_at(p.pid)
+        before = detail(collector.tick())
+        p.kill()
+        time.sleep(0.2)  # and nobody waits for it
+        found = detail(collector.tick())
+        assert found.state == "Z" and found.ended is not None
+        assert (found.exe, found.args) == (before.exe, before.args) and found.exe
+        assert found.limits and found.memory == before.memory and found.descriptors
+    finally:
+        end(p)
+
+
 def test_nobody_of_that_number(collector: Collector) -> None:
     collector.look_at(4_194_303)
     found = detail(collector.tick())

@@ -58,7 +58,11 @@ class _Process:
     def read(self, detail: Detail, now: int, last_cap: int) -> None:
         """All of it into `detail`. Raises OSError, ValueError when the process is gone."""
         main = proc.stat(read_at(self._fd, "stat"))
-        detail.comm, detail.state, detail.reasons = main.comm, main.state, {}
+        detail.comm, detail.state = main.comm, main.state
+        if main.state in "ZX":  # ended and not waited for: /proc has forgotten all else
+            detail.ended = detail.ended or Ended()
+            return
+        detail.reasons = {}
         for field in ("exe", "cwd", "root"):
             self._part(detail, field, partial(self._link, detail, field))
         for field, step in (("args", self._args), ("cgroups", self._cgroups),
@@ -216,7 +220,6 @@ class DetailReader:
             except (OSError, ValueError, IndexError):
                 self._let_go()
                 detail.ended = detail.ended or Ended()
-                detail.descriptors, detail.threads = [], []
         self._identify(detail, frame)
         self._last_words(detail, frame)
         self._name(detail)

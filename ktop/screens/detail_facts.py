@@ -109,7 +109,7 @@ def overview(life: Life, frame: Frame, names: Names, parents: list[Process],
                   if age >= 0 else None)
     ppid = row.ppid if row else life.last.ppid if life.last else None
     facts.add("parents", _family(parents), "" if ppid is None else
-              f"process {ppid} is not here any more" if ppid else "the kernel started it")
+              f"process {ppid}, which is not in the table" if ppid else "the kernel started it")
     group = row.cgroup if row else life.last.cgroup if life.last else None
     facts.add("cgroup", _group(group, frame, names))
     _owner(facts, life, names)

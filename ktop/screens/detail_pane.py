@@ -245,13 +245,14 @@ class DetailPane(ViewPane):
             note += f" of {limit_text(limit, limit.soft)}"
         if detail.descriptors_cut:
             note += f", {fmt.grouped(detail.descriptors_cut)} not listed"
-        why = detail.reasons.get("descriptors", "none")
+        why = detail.reasons.get("descriptors", "none known")
         self._fill("fds", detail.descriptors, why, note + self._age_note())
 
     def _age_note(self) -> str:
         life = self.life
-        return (f", as of {fmt.clock_time(life.detail_wall_ns)}"
-                if life.detail_wall_ns is not None else "")
+        if life.detail_wall_ns is not None:
+            return f", as of {fmt.clock_time(life.detail_wall_ns)}"
+        return "" if life.alive else ", last known"
 
     def _show_connections(self, frame: Frame) -> None:
         layer = frame.tcp or Tcp()

@@ -10,6 +10,7 @@ from ktop.model import Frame, Process, ProcessEvent, Thread
 from ktop.model_detail import Detail, Ended
 
 _SAME_START_NS = 1_000_000_000  # clocks by which two sources know a start differ less than this
+_DEAD = ("Z", "X")
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,11 @@ class Observer:
         """What this frame says."""
         row = next((p for p in frame.processes.rows if self.who.is_row(p)), None)
         if row is not None:
-            if self.who.start_boottime_ns is None and row.state != "Z":
+            if self.who.start_boottime_ns is None and row.state not in _DEAD:
                 self.who = Who(self.who.pid, row.start_boottime_ns, self.who.name)
             threads = [t for t in frame.processes.threads if t.pid == row.pid]
-            self._last = row, threads
+            if row.state not in _DEAD or self._last is None:  # a zombie has nothing of what it was
+                self._last = row, threads
         life = Life(self.who, *(self._last or (None, [])))
         self._find_detail(life, frame)
         self._find_end(life, frame, history, row)
@@ -118,7 +120,7 @@ class Observer:
                 or abs(found.start_boottime_ns - start) < _SAME_START_NS)
 
     def _find_end(self, life: Life, frame: Frame, history: History, row: Process | None) -> None:
-        if row is not None and row.state not in ("Z", "X"):
+        if row is not None and row.state not in _DEAD:
             return
         start = self.who.start_boottime_ns
         if row is None and start is not None and start > frame.host.uptime_ns:
