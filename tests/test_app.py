@@ -366,7 +366,7 @@ async def test_banner_of_the_collector() -> None:
         frame = make_frame(9)
         frame.health.banner = "no BPF: run as root [bold]x[/bold]"
         await s.play(frame)
-        assert "no BPF: run as root [bold]x[/bold]" in s.lines[2]
+        assert "no BPF: run as root [bold]x[/bold]" in s.lines[3]
         await s.play(make_frame(10))
         assert "no BPF" not in s.text
 

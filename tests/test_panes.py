@@ -7,7 +7,7 @@ from textual.app import App
 
 from ktop import theme
 from ktop.history import History
-from ktop.panes import PANES, ComingPane, Pane, ProcessesPane, SchedulerPane
+from ktop.panes import PANES, Pane, ProcessesPane, SchedulerPane
 from ktop.panes.base import Names, short_command, why_missing
 from ktop.panes.process_columns import event_text, process_columns
 from ktop.panes.sched import VIEWS
@@ -135,14 +135,6 @@ async def test_the_same_frame_again_paints_nothing(pane, monkeypatch):
                             lambda self, *regions, **_: dirty.append((self, regions)))
         app.pane.show(frames[-1], app.history)
         assert dirty == []
-
-
-async def test_what_is_not_built_says_what_will_be_there():
-    pane = next(pane for pane in PANES if issubclass(pane, ComingPane))
-    app = PaneApp(pane)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await app.feed(pilot, [make_frame()])
-        assert "Not built yet" in text(app)
 
 
 # -- why something is missing ----------------------------------------------------------------------

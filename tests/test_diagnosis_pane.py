@@ -1,0 +1,158 @@
+"""The Diagnosis pane and the line of pipes, on built reports: what is tight is seen to be."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from ktop import theme
+from ktop.diagnosis.model import PIPES, Actor, Evidence, Finding, Pipe, Report, Verdict
+from ktop.history import History
+from ktop.panes.diagnosis import ActorRow, DiagnosisPane, FindingRow
+from ktop.panes.pipes import ORDER, headline, named, sections
+from ktop.panes.subject import subject_of
+from ktop.widgets.pipes import PipePicture, Section, level_glyph, shares, spark, walls
+from ktop.widgets.table import VirtualTable
+from tests.frames import make_frame, stream
+from tests.test_panes import PaneApp, text
+
+EVIDENCE = [Evidence("requests under way", 6.2, "requests", "/proc/diskstats", 4.0),
+            Evidence("fsync, P99", 41.0, "ms", "entry to exit", 10.0)]
+FIO = Actor(4242, "fio", "/batch", 0.97)
+DB = Actor(77, "postgres", "/db", 0.8)
+
+
+def report(state: str = "saturated", stalled: float = 3.7) -> Report:
+    block = Pipe("block", "vda", state, stalled, 96.0, p99_ns=41e6, since_s=8.0, culprits=[FIO],
+                 victims=[DB], evidence=EVIDENCE)
+    others = [Pipe(name, stalled=0.0) for name in PIPES if name not in ("block", "steal")]
+    others.append(Pipe("steal", state="blind", why_blind="no /proc/stat"))
+    verdict = Verdict("block", "vda", state, stalled, 8.0, 0.93, [FIO], [DB], EVIDENCE,
+                      "iostat -xz 1", "a faster volume", "3.7 threads wait for the disk vda.",
+                      ["cpu is tight too"])
+    return Report(verdict, [block, *others])
+
+
+def healthy() -> Report:
+    return Report(Verdict(confidence=0.9, text="No pipe is tight."),
+                  [Pipe(name, stalled=0.0) for name in PIPES])
+
+
+class Told(PaneApp):
+    """A pane app whose history's ticks say this."""
+
+    def tell(self, found: Report | None, frames: int = 3) -> None:
+        history = History()
+        for frame in stream(frames):
+            history.add(frame, found)
+        self.pane.show(make_frame(frames), history)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (60, 15)])
+async def test_the_narrowest_is_named_with_who_and_why(size: tuple[int, int]) -> None:
+    app = Told(DiagnosisPane)
+    async with app.run_test(size=size) as pilot:
+        app.tell(report())
+        await pilot.pause()
+        shown = text(app)
+        assert "block vda saturated" in shown
+        assert "3.7 threads wait for the disk vda." in shown
+        for _ in range(4):
+            await pilot.press("v")
+            await pilot.pause()
+            app.tell(report())
+        await pilot.press("v")
+        app.tell(report())
+        await pilot.pause()
+        shown = text(app)
+        assert "fio" in shown and "postgres" in shown
+        assert "fsync, P99" in shown
+
+
+async def test_nothing_tight_is_an_answer() -> None:
+    app = Told(DiagnosisPane)
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.tell(healthy())
+        await pilot.pause()
+        assert "No pipe is tight." in text(app)
+        assert "nobody: nothing is tight" in text(app)
+        app.tell(None)
+        await pilot.pause()
+        assert "no diagnosis yet" in text(app)
+
+
+async def test_findings_have_a_view_of_their_own() -> None:
+    found = healthy()
+    found.findings = [Finding("descriptors", "api opens 12 descriptors a minute", 30.0,
+                              [Actor(9, "api", "/web", 1.0)])]
+    app = Told(DiagnosisPane)
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.tell(found)
+        await pilot.pause()
+        assert "api opens 12 descriptors a minute" in text(app)
+        await pilot.press("v", "v", "v")
+        app.tell(found)
+        await pilot.pause()
+        rows = app.pane.query_one("#findings-table", VirtualTable).rows
+        assert [row.pid for row in rows] == [9]
+
+
+def test_rows_lead_to_whom_they_name() -> None:
+    frame = make_frame(3)
+    pid = frame.processes.rows[0].pid
+    row = ActorRow("culprit", 0, pid, "x", "/some/group", 0.5)
+    assert subject_of(row, frame).pid == pid
+    assert subject_of(row, frame).path == "/some/group"
+    assert subject_of(replace(row, pid=None), frame).path == "/some/group"
+    assert subject_of(Pipe("block", culprits=[FIO]), frame).pid == 4242
+    assert subject_of(Pipe("steal"), frame).why
+    finding = Finding("forks", "x", 1.0, [Actor(None, "sh", "/a")])
+    assert subject_of(FindingRow(0, finding, None, "sh"), frame).why
+
+
+def test_sections_of_a_report() -> None:
+    found = {section.name.split()[0]: section for section in sections(report())}
+    assert list(found) == list(ORDER)
+    assert found["block"].narrowest and found["block"].tight >= 0.85
+    assert found["steal"].tight is None
+    assert found["cpu"].tight == 0.0 and not found["cpu"].narrowest
+    assert named(report()) == ("block", "vda")
+    assert named(healthy()) is None
+    assert all(section.tight is None for section in sections(None))
+    assert "none tight" in headline(healthy())[0][0]
+
+
+def test_walls_close_where_it_is_tight_and_grow_gently() -> None:
+    assert sum(shares(118, 9)) == 118
+    found = walls([0.0, 1.0, 0.0], [10, 10, 10], 6)
+    assert found[:9] == [0] * 9
+    assert max(found) == 6
+    assert found[12:18] == [6] * 6
+    assert all(abs(a - b) <= 4 for a, b in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+@pytest.mark.parametrize("size", [(78, 10), (118, 13), (20, 5), (9, 3), (300, 30)])
+def test_the_picture_fits_whatever_room_there_is(size: tuple[int, int], ascii_only: bool) -> None:
+    theme.use_ascii(ascii_only)
+    try:
+        picture = PipePicture()
+        picture.sections = sections(report())
+        width, height = size
+        for line in picture.lines(width, height):
+            assert line.cell_length == width
+            assert not ascii_only or line.text.isascii()
+    finally:
+        theme.use_ascii(False)
+
+
+def test_levels_and_sparks_say_it_without_colour() -> None:
+    assert level_glyph(None) == "?"
+    assert level_glyph(0.0) == theme.glyphs().dot
+    assert level_glyph(1.0) == "█"
+    assert spark([0, None, 1, 2], 4) == "▁ ▅█"
+    assert spark([], 5) == ""
+    assert spark([None, 0.0], 9) == " ▁"
+    assert Section("x", "x").tight == 0.0
