@@ -53,13 +53,19 @@ static __always_inline void tcp_fill_flow(struct ktop_tcp_sock *r, struct tcp_so
 #endif
 }
 
-/* Of the file that the socket is to its processes, 0: none. */
-static __always_inline u32 tcp_inode(struct sock *sk)
+/* Of the file that the socket is to its processes, 0: none. It never changes: it is looked up once,
+ * at three reads of the kernel. */
+static __always_inline u32 tcp_inode(struct sock *sk, struct ktop_tcp_note *n)
 {
     struct socket *s = F(sk, sk_socket);
-    struct file *file = s ? PR(s, file) : NULL;
-    struct inode *inode = file ? PR(file, f_inode) : NULL;
-    return inode ? PR(inode, i_ino) : 0;
+    if (!s)
+        return 0;
+    if (!n->ino) {
+        struct file *file = PR(s, file);
+        struct inode *inode = file ? PR(file, f_inode) : NULL;
+        n->ino = inode ? PR(inode, i_ino) : 0;
+    }
+    return n->ino;
 }
 
 BPF_PERCPU_ARRAY(tcp_record, struct ktop_tcp_sock, 1);
@@ -78,7 +84,6 @@ static __always_inline int tcp_one(struct seq_file *seq, struct tcp_sock *tp)
     r->uid = F(sk, sk_uid);
     r->state = F(c, skc_state);
     r->drops = F(sk, sk_drops);
-    r->ino = tcp_inode(sk);
     struct ktop_tcp_ends e = {};
     tcp_ends(&e, c);
     r->local_port = tcp_port(tp);
@@ -92,6 +97,7 @@ static __always_inline int tcp_one(struct seq_file *seq, struct tcp_sock *tp)
         r->pid = n->tgid;
         r->cgroup = n->cgroup;
         r->holders = n->holders;
+        r->ino = tcp_inode(sk, n);
         r->flags = n->flags;
         __builtin_memcpy(r->comm, n->comm, 16);
     }

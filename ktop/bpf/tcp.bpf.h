@@ -88,6 +88,7 @@ struct ktop_tcp_note {
     u64 start_ns, cgroup;      /* CLOCK_MONOTONIC of SYN or of ESTABLISHED; owner's cgroup */
     u32 tgid, previous, last;  /* owner now, owner before this pass, holder seen last */
     u32 pass, holders, flags;
+    u32 ino, pad;              /* of the file that it is to its processes, once somebody asked */
     char comm[16];
 };
 #ifdef KTOP_TASK_STORAGE
