@@ -23,7 +23,7 @@ from ktop.launch import Collect, Interface, Options, interface_live, run
 from ktop.privileges import die_with_parent, drop_privileges, invoking_user
 from ktop.remote_relay import Relay
 from ktop.text import clean
-from ktop.wire import GREETING, HEADER, encode_error
+from ktop.wire import GREETING, HEADER, WireError, check_hello, encode_error
 
 USAGE_ERROR = 2
 NOISE = 64 << 10  # bytes that a login shell may write before the stream begins
@@ -37,7 +37,7 @@ SSH_ALONE = ("-o", "BatchMode=yes")  # nobody can be asked any more
 
 
 class RemoteError(Exception):
-    """No collector there. One line."""
+    """Why there is no collector. One line, without the host's name."""
 
 
 class Far(NamedTuple):
@@ -109,7 +109,7 @@ def connect(far: Far, alone: bool = False) -> Link:
         if begin is None:
             process.stdin.close()
             status = process.wait()
-            raise RemoteError(f"{far.host}: {_why(far, status, last_line(errors.fileno()))}")
+            raise RemoteError(_why(far, status, last_line(errors.fileno())))
         return Link(os.pidfd_open(process.pid), os.dup(process.stdout.fileno()),
                     os.dup(process.stdin.fileno()), os.dup(errors.fileno()), begin)
 
@@ -143,11 +143,23 @@ def _first_bytes(inward: int) -> bytes | None:
         if not data:
             return None
         found += data
-        at = found.find(GREETING)
-        if at >= HEADER.size:
-            return found[at - HEADER.size:]
+        at = found.find(GREETING) - HEADER.size
+        if at >= 0 and _greeted(found[at:]):
+            return found[at:]
     raise RemoteError("what answers there is no ktop (its login shell may be talking: it must "
                       "write nothing to standard output)")
+
+
+def _greeted(stream: bytes) -> bool:
+    """Whether the hello is whole. Raises RemoteError when it is of another version."""
+    end = HEADER.size + HEADER.unpack_from(stream)[1]
+    if len(stream) < end < NOISE:
+        return False
+    try:
+        check_hello(stream[HEADER.size:end])
+    except WireError as err:
+        raise RemoteError(str(err)) from None
+    return True
 
 
 def last_line(errors: int) -> str:
@@ -197,7 +209,7 @@ class RemoteCollector:
         try:
             link = self._link or connect(self._far, alone=True)
         except RemoteError as err:
-            return _fail(sock, str(err))
+            return _fail(sock, f"{self._far.host}: {err}")
         relay = Relay(sock, link.inward, link.outward, link.begin)
         why = relay.run()
         self._end(link)
@@ -235,7 +247,7 @@ def begin(far: Far) -> RemoteCollector | None:
     try:
         return RemoteCollector(far, connect(far))
     except RemoteError as err:
-        print(f"ktop: {err}", file=sys.stderr)
+        print(f"ktop: {far.host}: {err}", file=sys.stderr)
         return None
 
 

@@ -18,10 +18,9 @@ from contextlib import suppress
 from typing import cast
 
 from ktop.collect.main import Options, Server
-from ktop.packing import PackError
 from ktop.remote_wire import Packing
 from ktop.text import clean
-from ktop.wire import HEADER, Control, encode_error, encode_hello
+from ktop.wire import HEADER, Control, WireError, encode_error, encode_hello
 
 WINDOW_BYTES = 16 << 10  # on their way, beyond which nothing more is sent until some has arrived
 SILENCE_NS = 60_000_000_000  # a packed stream's reader is heard of more often than that
@@ -119,7 +118,7 @@ class FarServer(Server):
         if self._packing is not None:
             try:
                 data = self._packing.message(data[HEADER.size:])
-            except PackError as err:
+            except WireError as err:
                 self._open = False
                 print(f"ktop collect: {err}", file=sys.stderr)
                 return False

@@ -1,31 +1,37 @@
 """What the stream of `ktop collect --packed` has beside the wire's own messages: packed frames.
 
-A packed frame is a PACKED message: one byte that says whether it is a keyframe, then the blob
-(ktop.packing). On a real session that is a third of the plain stream and, unlike `ssh -C`, costs
-the far end a fifth of a millisecond a frame.
+All packed frames of a connection are one zstandard stream, flushed after each: a frame costs what
+is new in it. On a busy host that is half of what `ssh -C` makes of the plain stream (zlib forgets
+after 32 KB) for half its CPU time.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from ktop.packing import MAX_BODY, Packer, PackError, Unpacker
+import zstandard
+
+from ktop.packing import MAX_BODY
 from ktop.wire import ERROR, FRAME, HEADER, HELLO, WireError, check_hello, message
 
 PACKED = b"P"
-_KEY = b"\x01"
+LEVEL = 3
+WINDOW = 8 << 20  # what the stream remembers, at most
+STEP = 256  # bytes unpacked at a time: what they can become is bounded (64 blocks of 128 KB)
 
 
 class Packing:
     """Packs frames' bodies for a stream that loses nothing and keeps the order."""
 
     def __init__(self) -> None:
-        self._packer = Packer()
+        self._stream = zstandard.ZstdCompressor(level=LEVEL).compressobj()
 
     def message(self, body: bytes) -> bytes:
-        """The message for a frame's body. Raises PackError when it is too large."""
-        packed = self._packer.pack(body)
-        return message(PACKED, (_KEY if packed.key else b"\x00") + packed.data)
+        """The message for a frame's body. Raises WireError when it is too large."""
+        if len(body) > MAX_BODY:
+            raise WireError(f"a frame of {len(body) >> 20} MB: at most {MAX_BODY >> 20}")
+        return message(PACKED, self._stream.compress(body)
+                       + self._stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
 
 
 class Came(NamedTuple):
@@ -43,7 +49,7 @@ class Unpacking:
 
     def __init__(self, begin: bytes = b"") -> None:
         self._buffer = bytearray(begin)
-        self._key: bytes | None = None
+        self._stream = zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj()
 
     def feed(self, data: bytes) -> None:
         """More of it came."""
@@ -68,13 +74,12 @@ class Unpacking:
     def _plain(self, kind: bytes, body: bytes) -> Came:
         if kind != PACKED:
             return Came(message(kind, body), kind == FRAME)
+        found = bytearray()
         try:
-            if body[:1] == _KEY:
-                self._key = found = Unpacker().unpack(body[1:])
-            elif self._key is None:
-                raise WireError("a packed frame without its keyframe")
-            else:
-                found = Unpacker(self._key).unpack(body[1:])
-        except PackError as err:
-            raise WireError(f"a packed frame: {err}") from None
-        return Came(message(FRAME, found), True)
+            for at in range(0, len(body), STEP):
+                found += self._stream.decompress(body[at:at + STEP])
+                if len(found) > MAX_BODY:
+                    raise WireError("a packed frame that is larger than a frame can be")
+        except (zstandard.ZstdError, MemoryError):
+            raise WireError("a packed frame is damaged") from None
+        return Came(message(FRAME, bytes(found)), True)
