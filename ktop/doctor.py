@@ -138,7 +138,9 @@ def examine() -> dict[str, Any]:
             else:
                 engine.loaded.fatal = "not root"
         found = checks(engines[0].loaded)
-        probes = [row for engine in engines for row in probe_table(engine)]
+        why = {p.name: p.on_demand for engine in engines for p in engine.table}
+        probes = [{**row, "on_demand": why[row["name"]]}
+                  for engine in engines for row in probe_table(engine)]
         notes = [note for engine in engines for note in engine.loaded.facts.get("notes", [])]
         live = engines[0].live("tasks")
     finally:
@@ -175,6 +177,8 @@ def _print(findings: dict[str, Any]) -> None:
         else:
             lines = [f"would show {p['shows']}", f"why not: {p['reason']}",
                      f"in its place: {p['fallback']}"]
+        if p["on_demand"]:
+            lines.append(f"on demand: {p['on_demand']}")
         console.print(Padding(Text("\n".join(lines)), (0, 0, 0, 4)))
     for note in findings["notes"]:
         console.print(Text(f"note: {note}"))

@@ -303,12 +303,12 @@ def test_stacks_are_told_when_all_their_names_are_known(engine: Any) -> None:
 
 
 def test_same_names_are_one_stack_and_ours_are_left_out(engine: Any) -> None:
-    symbols = KnownSymbols({(0, 1): "bpf_trace_run4_[k]", (0, 19): "__schedule_[k]",
+    symbols = KnownSymbols({(0, 0): "[unknown]_[k]", (0, 1): "bpf_trace_run4_[k]", (0, 19): "__schedule_[k]",
                             (0, 29): "schedule_[k]", (0, 39): "do_nanosleep_[k]",
                             (7, 5): "nap", (7, 6): "nap"})
     table = Table(symbols)
     off = {"kind": 1, "state": 1}
-    kernel = engine.trace(21, 1, 20, 30, 40)
+    kernel = engine.trace(21, 0, 2, 20, 30, 40)
     engine.sum(key(kernel, engine.trace(22, 5), **off), 1, 100)
     engine.sum(key(kernel, engine.trace(23, 6), **off), 2, 200)
     table.read(engine, 0)
@@ -555,15 +555,17 @@ async def test_find_next_and_the_table() -> None:
 async def test_stop_start_pause_help_and_close() -> None:
     app = Host()
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await show(app, made(), Scope(pid=7, name="web"))
+        mine = [msgspec.structs.replace(made(n, state), pids=[7], children=True)
+                for n, state in ((1, "running"), (2, "ended"), (3, "running"))]
+        screen = await show(app, mine[0], Scope(pid=7, name="web"))
         await settled(pilot, screen)
         assert app.asked == []  # there were stacks of the same target
         assert "Stop" in text_of(pilot)[-1] and "7 web" in text_of(pilot)[0]
         await pilot.press("s")
-        assert app.asked[-1] == Profile(seconds=0.0, children=True)
-        give(screen, made(2, "ended"))
+        assert app.asked[-1] == Profile(pids=[7], seconds=0.0, children=True)
+        give(screen, mine[1])
         await settled(pilot, screen)
-        assert "Start again" in text_of(pilot)[-1] and "ended after 2.0 s" in text_of(pilot)[0]
+        assert "s Start" in text_of(pilot)[-1] and "ended after 2.0 s" in text_of(pilot)[0]
         await pilot.press("s")
         assert app.asked[-1].seconds == 30.0
         await pilot.press("space")
@@ -573,7 +575,7 @@ async def test_stop_start_pause_help_and_close() -> None:
         assert any("folded form" in line for line in text_of(pilot))
         await pilot.press("escape")
         await pilot.pause()
-        give(screen, made(3))
+        give(screen, mine[2])
         await pilot.press("q")
         await pilot.pause()
         assert app.asked[-1].seconds == 0.0 and app.screen is not screen  # what runs is ended

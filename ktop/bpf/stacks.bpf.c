@@ -136,7 +136,8 @@ static __always_inline void stacks_add(struct ktop_stack_key *key, u64 ns)
         return;
     }
     __sync_fetch_and_add(&sum->samples, 1);
-    __sync_fetch_and_add(&sum->ns, ns);
+    if (ns)  /* clang makes something else of adding 0, which 5.10 does not know */
+        __sync_fetch_and_add(&sum->ns, ns);
 }
 
 /* -- on the CPU -------------------------------------------------------------------------------- */

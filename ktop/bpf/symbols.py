@@ -27,6 +27,7 @@ MAX_MEMORY = 2 << 30
 CACHES = 24            # processes whose symbol tables are kept
 NAME_BYTES = 400
 UNKNOWN = "[unknown]"
+LONGEST = 1 << 16      # bytes of a kernel function: beyond, an address is of code without a name
 _TEXT_TYPES = frozenset((b"t", b"T", b"w", b"W"))
 
 
@@ -103,7 +104,7 @@ class Kernel:
             self._starts = self._read()
         starts = self._starts
         last = bisect.bisect_right(starts, address) - 1
-        if last < 0:
+        if last < 0 or address - starts[last] > LONGEST:
             return UNKNOWN
         first = bisect.bisect_left(starts, starts[last])
         lines = [self._line(at) for at in range(first, last + 1)]

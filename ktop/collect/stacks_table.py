@@ -33,6 +33,7 @@ DEEPER = "[deeper]"  # the outermost frames did not fit
 # Innermost frames that are our own presence at the tracepoint, not the thread's doing.
 _OURS = ("bpf_prog_", "bpf_trace_run", "__bpf_trace_", "__traceiter_", "bpf_get_stack",
          "trace_call_bpf", "perf_trace_run_bpf", "__perf_event_task_sched")
+OURS_WITHIN = 8  # frames; the program's own has no name where bpf_jit_kallsyms is off
 # Every stack that blocked ends in these: they say nothing.
 _SWITCHING = ("__schedule_[k]", "schedule_[k]")
 
@@ -253,8 +254,9 @@ class Table:
                 if name != UNKNOWN or names[-1:] != [UNKNOWN]:  # a run of them is one
                     names.append(name)
             if trace.pid == KERNEL:
-                while names and names[0].startswith(_OURS):
-                    names.pop(0)
+                ours = [at for at, name in enumerate(names[:OURS_WITHIN])
+                        if name.startswith(_OURS)]
+                del names[:ours[-1] + 1 if ours else 0]
             if len(trace.addresses) == DEPTH:
                 names.append(DEEPER)
             trace.names = [self._number(name) for name in reversed(names)]

@@ -93,7 +93,7 @@ class FlameScreen(FrameScreen):
                 id="stacks.next"),
         Binding("N", "next(-1)", "Found before", tooltip="To the one before.",
                 id="stacks.previous"),
-        Binding("v", "view", "Functions", tooltip="Between the icicle and the table of functions; "
+        Binding("v", "view", "Table", tooltip="Between the icicle and the table of functions; "
                 "Enter there marks where the function is called.", id="stacks.view"),
         Binding("s", "again", "Stop/start", tooltip="End what runs; begin anew when it has ended.",
                 id="stacks.again"),
@@ -108,7 +108,9 @@ class FlameScreen(FrameScreen):
     def __init__(self, scope: Scope, pids: list[int], cgroups: list[int]) -> None:
         super().__init__()
         self.scope = scope
-        self.pids, self.cgroups = pids, cgroups
+        self.cgroups = cgroups
+        # the collector finds a process's children itself: those born meanwhile, too
+        self.pids = [scope.pid] if scope.pid is not None and scope.pid in pids else pids
         self.kind = "cpu"
         self.stacks: Stacks | None = None
         self.wanted = ""           # what was looked for
@@ -270,14 +272,14 @@ class FlameScreen(FrameScreen):
     def _keys(self) -> None:
         running = self.stacks is not None and self.stacks.state in ("loading", "running")
         table = self.table.has_focus
-        hints = [Hint("Esc", "Close", 0), Hint("o", KIND_OTHER[self.kind], 1),
-                 Hint("Enter", "Mark" if table else "Zoom", 2)]
+        hints = [Hint("Esc", "Close", 0), Hint("o", KIND_OTHER[self.kind], 2),
+                 Hint("Enter", "Mark" if table else "Zoom", 3)]
         if not table:
-            hints += [Hint("Bksp", "Out", 3), Hint("Arrows", "Walk", 7)]
-        hints += [Hint("/", "Find", 4), Hint("v", "Icicle" if table else "Functions", 5)]
+            hints += [Hint("Bksp", "Out", 8), Hint("Arrows", "Walk", 9)]
+        hints += [Hint("/", "Find", 4), Hint("v", "Icicle" if table else "Table", 6)]
         if not self.recorded:
-            hints.append(Hint("s", "Stop" if running else "Start again", 6))
-        hints += [Hint("w", "Write", 8), Hint("?", "Help", 9)]
+            hints.append(Hint("s", "Stop" if running else "Start", 5))
+        hints += [Hint("w", "Write", 7), Hint("?", "Help", 1)]
         self.query_one(Keys).set(hints)
 
     def on_icicle_selected(self) -> None:
