@@ -53,7 +53,7 @@ class Tick:
     files: dict[str, Hist] | None = None
     rtt: Hist | None = None
     states: dict[str, float] | None = None
-    mark: tuple[int, ...] = ()
+    mark: tuple[tuple[int, int], ...] = ()
     monotonic_ns: int = 0
     report: Report | None = None
 

@@ -57,11 +57,11 @@ class Feed(Generic[T]):
         """(number of the newest, how many): changes when there is news."""
         return self._serial, len(self._events)
 
-    def until(self, serial: int) -> Feed[T]:
-        """The feed as it was when `serial` was its newest number."""
+    def until(self, serial: int, cut: int) -> Feed[T]:
+        """The feed as it was when `serial` was its newest number, and `cut` had been cut."""
         past: Feed[T] = Feed(self.most)
         past._events.extend(fed for fed in self._events if fed.serial <= serial)
-        past._serial, past.cut = min(serial, self._serial), self.cut
+        past._serial, past.cut = min(serial, self._serial), min(cut, self.cut)
         return past
 
     def only(self, keep: Callable[[T], bool]) -> Feed[T]:
@@ -123,15 +123,15 @@ class Feeds:
                 del self._args[next(iter(self._args))]
         return event.args
 
-    def mark(self) -> tuple[int, ...]:
+    def mark(self) -> tuple[tuple[int, int], ...]:
         """Where the feeds stand now, for `until`."""
-        return tuple(feed.newest[0] for feed in self._all().values())
+        return tuple((feed.newest[0], feed.cut) for feed in self._all().values())
 
-    def until(self, mark: tuple[int, ...]) -> Feeds:
+    def until(self, mark: tuple[tuple[int, int], ...]) -> Feeds:
         """The feeds as they stood at a mark."""
         past = Feeds()
-        for (name, feed), serial in zip(self._all().items(), mark, strict=True):
-            setattr(past, name, feed.until(serial))
+        for (name, feed), at in zip(self._all().items(), mark, strict=True):
+            setattr(past, name, feed.until(*at))
         return past
 
     def narrowed(self, members: Members) -> Feeds:

@@ -144,7 +144,8 @@ class Lens:
         """A scope's events are there at once, its ticks in slices."""
         self._past.filled, self._past.begin = at - 1, at
         if self.scope and self._before is not None:
-            self._past.history = self._before.narrowed(self._past.roster.members(whole))
+            before = self._before.until(whole.clock.monotonic_ns - 1)  # `whole` is added apart
+            self._past.history = before.narrowed(self._past.roster.members(whole))
         if self.track.first < at < self.track.end:
             self._next = _Past(self.scope, self._begin_of(at) - 1, self._diagnose)
 
