@@ -105,13 +105,13 @@ async def test_hostile_words_stay_words() -> None:
         assert "[/]" in s.text
 
 
-async def test_zoom_leaves_sleep_out_of_the_picture() -> None:
+async def test_focus_leaves_sleep_out_of_the_picture() -> None:
     async with opened((120, 40)) as (s, screen):
-        await s.press("z")
+        await s.press("f")
         assert "without sleep" in s.text
-        await s.press("z")
+        await s.press("f")
         assert "without sleep and lock" in s.text
-        await s.press("z")
+        await s.press("f")
         assert screen.body.focus_states == "all"
 
 
@@ -156,6 +156,30 @@ async def test_help_and_sorting() -> None:
         descending = table.descending
         await s.press("I")
         assert table.descending is not descending
+
+
+async def test_find_and_time_hold_here_too() -> None:
+    async with opened((120, 40)) as (s, screen):
+        await s.press("3", "o")
+        assert screen.query_one("#fds-table", VirtualTable).has_focus
+        await s.press("slash", *"null", "enter")
+        table = screen.query_one("#fds-table", VirtualTable)
+        assert [d.fd for d in table.rows] == [0]
+        await s.press("escape")
+        assert len(table.rows) == 3 and s.app.screen is screen
+        await s.press("n", "N", "space", "T", "T", "0", "plus", "minus", "ctrl+l")
+        assert s.app.screen is screen
+
+
+async def test_rewind_goes_to_before_the_end() -> None:
+    async with opened((120, 40)) as (s, _):
+        frame = without(played(4), PID)
+        frame.processes.events = [exit_event(frame, PID, start_of(PID), code=1)]
+        await s.play(frame)
+        assert "ENDED" in s.lines[0]
+        await s.press("T")
+        await s.pilot.pause()
+        assert "ENDED" not in s.lines[0] and "sum: threads" in s.text
 
 
 async def test_it_asks_and_lets_go() -> None:

@@ -28,7 +28,24 @@ _BACK = 2  # frames before its exit that are looked through for its last row
 _STATE_STYLE = {"R": "good", "D": "bad", "Z": "warn", "T": "warn", "t": "warn"}
 _HINTS = (Hint("Esc", "Back", 0), Hint("?", "Help", 1), Hint("Tab", "View", 2),
           Hint("o", "Other part", 5), Hint("S", "Stacks", 4), Hint("u", "Parent", 7),
-          Hint("z", "Zoom states", 6), Hint("Space", "Pause", 8), Hint("q", "Quit", 3))
+          Hint("f", "States shown", 6), Hint("Space", "Pause", 8), Hint("/", "Find", 9),
+          Hint("t T", "Time", 10), Hint("q", "Quit", 3))
+_KEYS = (
+    ("1-9 Tab v", "A view by its number, or the next one."),
+    ("Shift+Tab V", "The view before."),
+    ("o", "Move the focus to the next table."),
+    ("Enter", "In Children: open that process."),
+    ("u", "Open its parent."),
+    ("f", "Picture with all states, without sleep, without sleep and lock."),
+    ("S", "Take its stacks, on CPU and blocked."),
+    ("< > F6 I", "Sort the table by another column, invert the order."),
+    ("/ n N C", "Find in the table, next and previous match; choose its columns."),
+    ("Space + -", "Hold the picture still; a longer or shorter interval."),
+    ("t T [ ] b 0", "A sample on or back, a minute, to a time of day, now."),
+    ("Esc", "Take the cursor away, then back to where it was opened."),
+    ("Backspace", "Back to where it was opened."),
+    ("r Ctrl-L", "Start an ended collector anew; draw the screen again."),
+    ("q F10", "Leave ktop."))
 
 
 class ProcessDetail(FrameScreen):
@@ -45,6 +62,9 @@ class ProcessDetail(FrameScreen):
         Binding("S", "stacks", "Stacks", tooltip="Take its stacks: on CPU and blocked"),
         Binding("question_mark,f1,h", "help", "Help", key_display="?"),
         Binding("space", "app.pause", "Pause"),
+        Binding("n", "app.find_next(1)", show=False),
+        Binding("N", "app.find_next(-1)", show=False),
+        Binding("C", "app.columns", show=False),
         Binding("plus,equals_sign", "app.interval(1)", show=False),
         Binding("minus", "app.interval(-1)", show=False),
         Binding("r", "app.restart", show=False),
@@ -206,17 +226,12 @@ class ProcessDetail(FrameScreen):
 
     def action_help(self) -> None:
         """What the figures mean, and the keys."""
-        keys = [("1-9 Tab v", "A view by its number, or the next one."),
-                ("V Shift+Tab", "The view before."), ("o", "Move the focus to the next table."),
-                ("Enter", "In Children: open that process."), ("u", "Open its parent."),
-                ("z", "Picture with all states, without sleep, without sleep and lock."),
-                ("S", "Take its stacks, on CPU and blocked."),
-                ("Esc Backspace", "Back to where it was opened.")]
         notes = []
         detail = self.body.life.detail
         if detail is not None:
             notes = [f"The look at /proc/{detail.pid} took {fmt.duration(detail.cost_ns)} of CPU "
                      "time."]
             notes += [f"{name}: {why}" for name, why in sorted(detail.reasons.items())]
-        self.app.push_screen(Help(help_page("one process", self.body.help_text(), keys, notes)))
+        self.app.push_screen(Help(help_page("one process", self.body.help_text(), _KEYS, notes,
+                                       everywhere=False)))
 

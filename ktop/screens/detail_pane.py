@@ -72,7 +72,7 @@ class DetailPane(ViewPane):
         Binding("V,shift+tab", "view(-1)", show=False, id="detail.view_back"),
         Binding("o", "other", "Other part", id="detail.other",
                 tooltip="Move the focus to the next table"),
-        Binding("z", "focus_states", "Zoom states", id="detail.zoom",
+        Binding("f", "focus_states", "States shown", id="detail.states",
                 tooltip="Picture with all states, without sleep, without sleep and lock"),
         *(Binding(str(n), f"view_number({n})", show=False, id=f"detail.{n}")
           for n in range(1, len(VIEWS) + 1))]

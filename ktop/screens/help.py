@@ -18,8 +18,12 @@ from ktop.driver import CalmModal
 KeyLine = tuple[str, str]
 
 
-def help_page(title: str, about: str, pane_keys: Sequence[KeyLine], notes: Sequence[str]) -> Text:
-    """The whole help as plain text with styles; nothing in it is markup."""
+def help_page(title: str, about: str, pane_keys: Sequence[KeyLine], notes: Sequence[str],
+              everywhere: bool = True) -> Text:
+    """The whole help as plain text with styles; nothing in it is markup.
+
+    everywhere: the panes' keys hold here too; a screen above them has its own.
+    """
     page = Text()
 
     def heading(text: str) -> None:
@@ -34,10 +38,11 @@ def help_page(title: str, about: str, pane_keys: Sequence[KeyLine], notes: Seque
     if pane_keys:
         heading(f"Keys in {title}")
         table(pane_keys)
-    heading("Keys everywhere")
-    table([("1-6", "Show a pane by its number.")]
-          + [(action.shown, action.about) for action in ACTIONS
-             if not action.name.startswith("pane(")])
+    if everywhere:
+        heading("Keys everywhere")
+        table([("1-6", "Show a pane by its number.")]
+              + [(action.shown, action.about) for action in ACTIONS
+                 if not action.name.startswith("pane(")])
     heading(title)
     page.append(about.strip() + "\n")
     if notes:
