@@ -16,7 +16,7 @@ from ktop.text import clean
 
 _PER_TICK = 16              # processes whose groups are looked up, the longest waiting first
 _WAITED_PCT = 5.0           # of one thread's time; less is not worth a look
-_KEEP_NS = 10_000_000_000   # how long a process's groups and limits are believed
+_KEEP_NS = 3_000_000_000    # how long a process's groups and limits are believed
 _NO_LIMIT = 1 << 60         # v1 says PAGE_COUNTER_MAX, 2**63 less a page
 _RATES = {
     "direct_reclaims_per_s": ("allocstall_",), "scanned_direct_per_s": ("pgscan_direct ",),

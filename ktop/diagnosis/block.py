@@ -27,6 +27,7 @@ class _Disk:
 
     device: Device
     under_way: float = 0.0
+    background: float = 0.0  # of it by kernel threads
     by_pid: dict[int, float] = field(default_factory=dict)
     rates: dict[int, BlockUser] = field(default_factory=dict)
     disk: dict[int, float] = field(default_factory=dict)   # pid -> task-seconds a second
@@ -69,7 +70,6 @@ class BlockPipes:
         block = look.frame.block
         assert block is not None
         only = max(disks.values(), key=lambda d: d.device.queue or 0.0, default=None)
-        background: dict[str, float] = {}
         for user in block.by_device if block.owned else block.users:
             disk = disks.get(user.device) if user.device is not None else only
             if disk is None or user.pid is None:
@@ -77,17 +77,14 @@ class BlockPipes:
             under_way = _under_way(user, look.seconds)
             process = look.by_pid.get(user.pid)
             if process is not None and process.kernel_thread:
-                name = disk.device.name
-                background[name] = background.get(name, 0.0) + under_way
+                disk.background += under_way
                 continue
             disk.by_pid[user.pid] = disk.by_pid.get(user.pid, 0.0) + under_way
             disk.rates[user.pid] = user
         total = sum(self._dirt.values())
-        for name, under_way in background.items():
-            for pid, rate in self._dirt.items():
-                own = disks[name].by_pid
-                own[pid] = own.get(pid, 0.0) + under_way * rate / total
         for disk in disks.values():
+            for pid, rate in self._dirt.items() if disk.background else ():
+                disk.by_pid[pid] = disk.by_pid.get(pid, 0.0) + disk.background * rate / total
             d = disk.device
             disk.under_way = d.queue if d.queue is not None else d.concurrency or 0.0
 
@@ -249,14 +246,17 @@ def _limited(look: Look, disk: _Disk, pipe: Pipe) -> bool:
 
 
 def _held(look: Look, disk: _Disk, pipe: Pipe) -> bool:
-    """Threads wait, and the device has hardly any request of anybody: they are held above it."""
+    """Threads wait, and the device has hardly any request of theirs: they are held above it."""
     t = look.limits
     own = [pid for pid, stalled in disk.disk.items() if stalled > 0.05 and pid in disk.rates]
     waiting = sum(disk.disk[pid] for pid in own)
-    if waiting < t.held_stalled or disk.under_way > t.held_share * waiting:
+    theirs = disk.background + sum(disk.by_pid.get(pid, 0.0) for pid in own)
+    if waiting < t.held_stalled or theirs > t.held_share * waiting:
         return False
     pipe.state, pipe.confidence = "saturated", 0.7
-    pipe.evidence = [_waiters(waiting, t.held_stalled), _queue(disk, waiting)]
+    pipe.evidence = [
+        _waiters(waiting, t.held_stalled),
+        Evidence("requests of theirs under way", theirs, "requests", "rate x latency", waiting)]
     pipe.culprits = pipe.victims = look.longest(lambda w: disk.disk.get(w.process.pid, 0.0))
     pipe.next = ("something above the device holds requests back: a limit (io.max, "
                  "blkio.throttle), io.cost, or write-back throttling")

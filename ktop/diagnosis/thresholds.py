@@ -53,7 +53,7 @@ class Thresholds:
     block_own_share: float = 0.5         # whose own requests are the smaller part
     block_behind_queue: float = 2.0      # others' requests under way (netdata, USE: avgqu-sz > 1)
     held_stalled: float = 0.4            # threads wait, and the device has no requests of theirs
-    held_share: float = 0.35             # of the wait that requests under way account for
+    held_share: float = 0.35             # of the wait that their requests account for
     limit_near_pct: float = 80.0         # of a limit (PCP pmie 85%, USE 60-70%)
     tail_ratio: float = 10.0             # P99 > 10 x median (SCENARIOS.md)
 
@@ -90,6 +90,7 @@ class Thresholds:
     # -- upstream ----------------------------------------------------------------------------------
     upstream_stalled: float = 0.5
     upstream_wait_ms: float = 20.0       # an answer that takes less is not slow (zones: 0.5-2 ms)
+    upstream_forget_ms: float = 30e3     # subscriptions and long polls wait by choice
     upstream_rtts: float = 4.0
     upstream_busy_pct: float = 50.0      # a server on this host that works is not the wait's cause
 

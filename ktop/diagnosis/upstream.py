@@ -2,8 +2,9 @@
 
 A connection that we made waits when its last data went out after the last came in, all of it was
 acknowledged, and no answer has come for longer than a round trip or a fast server takes. An idle
-keep-alive got its answer, a server that waits for a request did not make the connection; neither
-counts. Nor does a peer on this host that is at work or waits itself: then its own pipe counts.
+keep-alive got its answer, a server that waits for a request did not make the connection, and who
+has asked for nothing in half a minute has subscribed to something; none of them counts. Nor does a
+peer on this host that is at work or waits itself: then its own pipe counts.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def waits(look: Look, c: Connection, listening: set[tuple[int, int]]) -> bool:
     if c.tx_bytes_per_s and not c.rx_bytes_per_s:
         return False  # it only sends so far: a stream has no answers
     least = max(t.upstream_wait_ms, t.upstream_rtts * (c.srtt_ns or 0) / 1e6)
-    return c.sent_ago_ms >= least
+    return least <= c.sent_ago_ms <= t.upstream_forget_ms
 
 
 def _excused(look: Look, tcp: Tcp, c: Connection) -> bool:
