@@ -431,7 +431,7 @@ def test_hidden_kernel_addresses_are_said_to_be(tmp_path: Path) -> None:
     hidden.write_text("0000000000000100 T a_global\n0000000000000100 t a_local\n"
                       "0000000000000200 t ext4_x\t[ext4]\n0000000000000180 D data\n")
     kernel = Kernel(str(hidden))
-    assert [kernel.name(a) for a in (0x101, 0x1ff, 0x200, 0xff, 0x20000)] == [
+    assert [kernel.name(a) for a in (0x101, 0x1ff, 0x200, 0xff, 0x40000)] == [
         "a_global", "a_global", "ext4_x [ext4]", "[unknown]", "[unknown]"]
 
 

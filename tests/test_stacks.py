@@ -303,9 +303,9 @@ def test_stacks_are_told_when_all_their_names_are_known(engine: Any) -> None:
 
 
 def test_same_names_are_one_stack_and_ours_are_left_out(engine: Any) -> None:
-    symbols = KnownSymbols({(0, 0): "[unknown]_[k]", (0, 1): "bpf_trace_run4_[k]", (0, 19): "__schedule_[k]",
-                            (0, 29): "schedule_[k]", (0, 39): "do_nanosleep_[k]",
-                            (7, 5): "nap", (7, 6): "nap"})
+    symbols = KnownSymbols({(0, 0): "[unknown]_[k]", (0, 1): "bpf_trace_run4_[k]",
+                            (0, 19): "__schedule_[k]", (0, 29): "schedule_[k]",
+                            (0, 39): "do_nanosleep_[k]", (7, 5): "nap", (7, 6): "nap"})
     table = Table(symbols)
     off = {"kind": 1, "state": 1}
     kernel = engine.trace(21, 0, 2, 20, 30, 40)

@@ -27,7 +27,7 @@ MAX_MEMORY = 2 << 30
 CACHES = 24            # processes whose symbol tables are kept
 NAME_BYTES = 400
 UNKNOWN = "[unknown]"
-LONGEST = 1 << 16      # bytes of a kernel function: beyond, an address is of code without a name
+LONGEST = 1 << 17      # bytes of a kernel function: beyond, an address is of code without a name
 _TEXT_TYPES = frozenset((b"t", b"T", b"w", b"W"))
 
 
