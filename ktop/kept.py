@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ktop import levels
 from ktop.lens import Moment
 from ktop.model import Frame, Probe
-from ktop.packing import GROUP, Packer
+from ktop.packing import LEVEL, Packer
 from ktop.text import clean
 from ktop.wire import encode_body
 
@@ -45,8 +45,8 @@ def make_mark(number: int, wall_ns: int, note: str) -> Mark:
 class Keeper:
     """Makes entries of the frames of one session, in order."""
 
-    def __init__(self, group: int = GROUP) -> None:
-        self._packer = Packer(group)
+    def __init__(self, level: int = LEVEL) -> None:
+        self._packer = Packer(level=level)
         self._at = 0
         self._key = 0
         self._statuses: dict[tuple[str, str], tuple[str, str]] = {}

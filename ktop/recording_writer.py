@@ -21,7 +21,7 @@ from types import TracebackType
 from ktop import __version__
 from ktop.kept import Entry, Keeper, Mark, make_mark
 from ktop.model import SCHEMA, Frame
-from ktop.packing import GROUP, PackError
+from ktop.packing import FILE_LEVEL, GROUP, PackError
 from ktop.recording_schema import (
     APPLICATION_ID,
     PAGE_SIZE,
@@ -71,7 +71,7 @@ class Writer:
         self.path = Path(path)
         self.frames = 0
         self.step = 0
-        self._keeper = Keeper()
+        self._keeper = Keeper(FILE_LEVEL)
         self._described = False
         self._closed = False
         for suffix in ("-wal", "-shm", "-journal"):  # a dead recording's must not become ours
