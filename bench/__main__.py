@@ -11,12 +11,24 @@ import sys
 import time
 from pathlib import Path
 
-from bench import block, files, hooks, memory, screen, slowdown, slowdown_io, start, tcp, tick
+from bench import (
+    block,
+    files,
+    hooks,
+    memory,
+    recording,
+    screen,
+    slowdown,
+    slowdown_io,
+    start,
+    tcp,
+    tick,
+)
 from bench.common import ROOT, Missing, Row, ratio
 
 BENCHES = {"start": start, "hooks": hooks, "tick": tick, "screen": screen, "memory": memory,
            "files": files, "tcp": tcp, "block": block, "slowdown": slowdown,
-           "slowdown_io": slowdown_io}
+           "slowdown_io": slowdown_io, "recording": recording}
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 RESULTS = Path(__file__).with_name("results.json")
 
