@@ -25,6 +25,7 @@ from ktop.model import Frame
 from ktop.narrow import narrow
 from ktop.recording import Info, RecordingError, Writer, default_name
 from ktop.redact import Redactor
+from ktop.remote import Far, begin
 from ktop.scope import Roster, Scope
 from ktop.sources import ENDED, LiveSource, Source
 from ktop.text import clean
@@ -51,6 +52,12 @@ class Order:
     layers: tuple[str, ...] = ()
     redact: bool = False
     scope: Scope | None = None
+    far: Far | None = None  # another host
+
+    @property
+    def hostname(self) -> str:
+        """What is recorded, for the file's name."""
+        return os.uname().nodename if self.far is None else self.far.host.rpartition("@")[2]
 
 
 class Progress:
@@ -109,7 +116,7 @@ class Recorder:
 
     async def run(self, make_source: Callable[[], Source]) -> int:
         """Until it is told to end, or has to; the exit status."""
-        path = Path(self._order.output or default_name(os.uname().nodename, time.time_ns()))
+        path = Path(self._order.output or default_name(self._order.hostname, time.time_ns()))
         try:
             self._writer = Writer(path, self._info())
         except RecordingError as err:
@@ -241,7 +248,8 @@ class Recorder:
 
 
 def record(order: Order) -> int:
-    """Record this host; the exit status: 0, 1 when it ended by itself, 2 when it could not begin.
+    """Record this host, or another; the exit status: 0, 1 when it ended by itself, 2 when it could
+    not begin.
     """
     if order.output is not None and os.path.lexists(order.output):
         print(f"ktop: {clean(order.output, 200)}: is already there; ktop never overwrites",
@@ -251,5 +259,9 @@ def record(order: Order) -> int:
     def interface(session: launch.Session) -> int:
         return asyncio.run(Recorder(order).run(lambda: LiveSource(session)))
 
-    options = launch.Options(interval_ns=order.interval_ns, bpf=order.bpf, limits=order.limits)
-    return launch.Supervisor(options, launch.collect_live, interface, headless=True).run()
+    options = launch.Options(interval_ns=order.interval_ns, bpf=order.bpf, limits=order.limits,
+                             host=order.far.host if order.far else "")
+    collect: launch.Collect | None = begin(order.far) if order.far else launch.collect_live
+    if collect is None:
+        return 2
+    return launch.Supervisor(options, collect, interface, headless=True).run()

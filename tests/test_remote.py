@@ -17,6 +17,7 @@ import pytest
 
 from ktop import remote
 from ktop.model import Frame
+from ktop.recording import Recording
 from ktop.remote import Far, RemoteError, check_host, connect
 from ktop.remote_relay import Relay
 from ktop.remote_wire import PACKED, Packing, Unpacking
@@ -269,6 +270,24 @@ def test_live_over_ssh_lost_and_connected_again(server: sshkit.Sshd) -> None:
         assert shell.wait() == 0
         assert shell.attributes() == shell.before
     until(lambda: not server.sessions(), "the far collector has gone")
+
+
+def test_recorded_over_ssh(server: sshkit.Sshd, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*KTOP, "record", "--host", "far", "--no-bpf", "--interval", "0.2", "--duration", "2s",
+         "-o", tmp_path / "a.ktop", *THERE], env=env_of(server), stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    with Recording(tmp_path / "a.ktop") as recording:
+        assert recording.end >= 2
+        assert recording.frame(1).health.source == "procfs"
+    until(lambda: not server.sessions(), "the far collector has gone")
+    done = subprocess.run([*KTOP, "--host", "nokey", "record", *THERE], env=env_of(server),
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+                          check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ktop: nokey: ") and done.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == ["a.ktop"]
 
 
 @pytest.mark.parametrize(("host", "why"), [

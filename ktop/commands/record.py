@@ -45,7 +45,7 @@ def layers(text: str) -> tuple[str, ...]:
 
 def add(commands: Any) -> None:
     """The options."""
-    from ktop.cli import sampling, scoped
+    from ktop.cli import remote, sampling, scoped
 
     parser = commands.add_parser(
         "record", help="record a session into a file, for ktop replay", allow_abbrev=False,
@@ -66,14 +66,18 @@ def add(commands: Any) -> None:
                         help="hash arguments, and paths beyond their first component")
     sampling(parser, again=True)
     scoped(parser)
+    remote(parser, again=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Record; the exit status."""
     from ktop.cli import scope_of
     from ktop.recorder import Order, record
+    from ktop.remote import far_of
 
+    interval_ns = round(args.interval * 1e9)
     return record(Order(
-        interval_ns=round(args.interval * 1e9), bpf=args.bpf, limits=tuple(args.limits),
+        interval_ns=interval_ns, bpf=args.bpf, limits=tuple(args.limits),
         output=args.output, duration_ns=args.duration, max_bytes=args.max_size, keep_ns=args.keep,
-        layers=args.layers, redact=args.redact, scope=scope_of(args)))
+        layers=args.layers, redact=args.redact, scope=scope_of(args),
+        far=far_of(args, interval_ns) if args.host else None))
