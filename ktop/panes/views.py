@@ -170,9 +170,9 @@ class ViewPane(Pane):
         if self.split:
             self.set_class(there.issuperset(self.split), "-split")
         self._rules()
-        if self._frame is not None:
-            # sizes are known after the layout: the charts ask for their width
-            self.call_after_refresh(self._again)
+        # sizes are known after the layout: the charts ask for their width. Also before the first
+        # frame: it may come before the layout
+        self.call_after_refresh(self._again)
         if self.is_attached and self.has_focus_within:
             focused = self.screen.focused
             if focused is None or focused is self or not in_view(focused, self):
