@@ -225,7 +225,9 @@ def _limited(look: Look, disk: _Disk, pipe: Pipe) -> bool:
             continue
         waiting = sum(disk.disk.get(pid, 0.0) + disk.fsync.get(pid, 0.0) for pid in limit.pids)
         used = _rate_of(limit, (disk.rates[pid] for pid in limit.pids if pid in disk.rates))
-        if waiting < t.held_stalled or 100 * used / limit.per_s < t.limit_near_pct - 15:
+        theirs = disk.background + sum(disk.by_pid.get(pid, 0.0) for pid in limit.pids)
+        near = 100 * used / limit.per_s >= t.limit_near_pct - 15  # an interval is never exact
+        if waiting < t.held_stalled or not (near or theirs <= t.held_share * waiting):
             continue
         pipe.state, pipe.confidence = "saturated", 0.95
         pipe.headroom_pct = max(0.0, 100 - 100 * used / limit.per_s)
