@@ -80,8 +80,10 @@ def _bindings(kinds: Iterable[type[DOMNode]]) -> list[Binding]:
 
 def keys_now(panes: Sequence[DOMNode]) -> dict[str, set[str]]:
     """Every binding that has an id, and its keys as they were made."""
+    from ktop.screens.flame import FlameScreen
+
     found: dict[str, set[str]] = {}
-    own = [*actions.bindings(), *_bindings([*map(type, panes), VirtualTable])]
+    own = [*actions.bindings(), *_bindings([*map(type, panes), VirtualTable, FlameScreen])]
     for binding in Binding.make_bindings(own):
         if binding.id:
             found.setdefault(binding.id, set()).add(binding.key)
@@ -89,8 +91,13 @@ def keys_now(panes: Sequence[DOMNode]) -> dict[str, set[str]]:
 
 
 def _same_place(one: str, other: str) -> bool:
-    """Whether both can be meant by one key press: panes are never in view together."""
+    """Whether both can be meant by one key press.
+
+    Panes are never in view together, and the shell's keys do not reach the screen of stacks.
+    """
     first, second = one.partition(".")[0], other.partition(".")[0]
+    if "stacks" in (first, second):
+        return first == second
     return first == second or {first, second} & {"ktop", "table"} != set()
 
 
@@ -124,6 +131,8 @@ def _read(settings: Settings, known: dict[str, set[str]]) -> tuple[dict[str, str
 
 def keymap(settings: Settings, panes: Sequence[DOMNode]) -> tuple[list[Problem], dict[str, str]]:
     """(what is wrong in [keys], the keys for App.set_keymap); footer and help show the new ones."""
+    if not settings.keys:
+        return [], {}
     known = keys_now(panes)
     wishes, problems = _read(settings, known)
     names = {ident: name for name, ident in reversed(action_names().items())}

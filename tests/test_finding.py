@@ -235,3 +235,32 @@ async def test_a_filter_shows_within_a_tenth_of_a_second():
             await asyncio.sleep(0)
             took.append(time.thread_time() - began)
         assert max(took) < 0.1, took
+
+
+async def test_the_screen_of_a_process_is_filtered_and_stacks_have_a_search_of_their_own():
+    app = play()
+    async with app.run_test(size=(100, 30)) as pilot:
+        await still(pilot, "down", "enter")
+        await pilot.pause(0.3)
+        await pilot.press("3", "slash", *keys("zz"))
+        await pilot.pause()
+        assert app.screen.query(Prompt)
+        assert lines(app)[-2].startswith(" /zz")
+        await pilot.press("escape")
+        await pilot.pause()
+        assert not app.screen.query(Prompt)
+        assert len(app.screen_stack) == 2
+        await pilot.press("escape", "S")
+        await pilot.pause(0.3)
+        await pilot.press("slash")
+        await pilot.pause(0.3)
+        assert not any(screen.query(Prompt) for screen in app.screen_stack)
+
+
+async def test_a_dialog_that_wants_text_gets_a_slash():
+    app = play()
+    async with app.run_test(size=(100, 30)) as pilot:
+        await still(pilot, "colon", *keys("a/b"))
+        assert app.screen.query_one("CommandInput").value == "a/b"
+        await pilot.press("escape", "question_mark", "slash")
+        assert not any(screen.query(Prompt) for screen in app.screen_stack)

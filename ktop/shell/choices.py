@@ -14,6 +14,7 @@ from ktop import theme
 from ktop.config import Columns, ConfigError, Settings
 from ktop.keymap import keymap
 from ktop.panes.base import Pane
+from ktop.screens.base import FrameScreen
 from ktop.shell.base import Shell
 from ktop.sources import STARTING
 from ktop.text import clean
@@ -27,10 +28,11 @@ QUIET_S = 1.0  # nothing was chosen for so long: write it down
 
 def table_name(table: VirtualTable) -> str | None:
     """What the config calls a table: `tcp-connections`; None for those that are not kept."""
-    pane = next((node for node in table.ancestors if isinstance(node, Pane)), None)
-    if pane is None or not table.id:
+    place = next((n for n in table.ancestors if isinstance(n, Pane | FrameScreen)), None)
+    if place is None or not table.id:
         return None
-    return f"{pane.layer or type(pane).__name__.lower()}-{table.id.removesuffix('-table')}"
+    layer = getattr(place, "layer", "") or type(place).__name__.lower()
+    return f"{layer}-{table.id.removesuffix('-table')}"
 
 
 def _layout(columns: Columns) -> Layout:

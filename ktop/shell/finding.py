@@ -50,10 +50,13 @@ class Finding(Choices):
         return next(iter(self.pane.tables()), None)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """`/` comes before everything else has its keys, but not in dialogs: they want text."""
+        """`/` comes before everything else has its keys, but not in dialogs: they want text.
+
+        Nor in a screen that has something of its own to look through.
+        """
         if action == "find":
-            return self._open is None and (
-                len(self.screen_stack) == 1 or isinstance(self.screen, FrameScreen))
+            return self._open is None and (len(self.screen_stack) == 1 or (
+                isinstance(self.screen, FrameScreen) and not hasattr(self.screen, "action_find")))
         return super().check_action(action, parameters)
 
     async def on_event(self, event: events.Event) -> None:
