@@ -227,10 +227,10 @@ class KtopApp(Scoping, Timing, Finding):
     def action_help(self) -> None:
         """What this pane shows, and all keys."""
         pane = self.pane
-        notes = []
+        notes = self.scope_notes(pane.layer)
         if self.newest is not None:
             health = self.newest.health
-            notes = [text for text in (health.banner, *health.notes) if text]
+            notes += [text for text in (health.banner, *health.notes) if text]
             notes += [f"{p.name}: {p.status}. {p.reason or p.fallback}".rstrip(". ") + "."
                       for p in health.probes if p.status != "live"]
             notes += [f"The collector takes {fmt.size(health.collector_rss_bytes)} of memory; "

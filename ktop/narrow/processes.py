@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from msgspec.structs import replace
 
-from ktop import hist
 from ktop.model import OFF_CPU, Cgroup, Frame, Hist, Process, Processes, Sched
+from ktop.narrow.rules import merged, total
 from ktop.scope import Members
-
-
-def total(values: Iterable[float | None]) -> float | None:
-    """The sum of what is known; None when nothing is."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
-
-
-def merged(found: Iterable[Hist | None]) -> Hist | None:
-    """All histograms in one; None when there is none."""
-    known = [h for h in found if h is not None]
-    return hist.merge(known) if known else None
 
 
 def narrow_processes(frame: Frame, members: Members) -> Processes:
@@ -88,3 +74,18 @@ def narrow_host_layers(frame: Frame, members: Members) -> Frame:
     groups = narrow_cgroups(frame, members, processes.rows)
     return replace(frame, processes=processes, cgroups=groups,
                    sched=narrow_sched(frame, members, processes.rows, groups))
+
+
+_NOTES = {
+    "processes": [
+        "forks, executions and exits since the start are the host's alone: unknown here",
+        "folds of a process are counted from the executions that ktop remembers"],
+    "sched": ["CPUs and queue lengths are the host's: CPUs are shared",
+              "of a process, waits of threads that ended within the interval are not known"],
+    "diagnosis": ["victims are in the scope; who squeezes them may be outside of it"],
+}
+
+
+def narrow_notes(layer: str) -> list[str]:
+    """What of these layers' figures is not the scope's alone, or not known for it."""
+    return _NOTES.get(layer, [])

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from ktop.lens import Lens
 from ktop.model import Frame
+from ktop.narrow import notes
 from ktop.panes.subject import Subject, subject_of
-from ktop.scope import HOST, Scope, container_of
+from ktop.scope import HOST, Roster, Scope, container_of
 from ktop.shell.base import Shell
 from ktop.widgets.table import VirtualTable
 
@@ -30,6 +31,14 @@ class Scoping(Shell):
         self.make_up()
         self.show_again()
         self.keys_changed()
+
+    def scope_notes(self, layer: str) -> list[str]:
+        """What of a layer's figures is not the scope's alone, for its help."""
+        lens = self.lens
+        if not lens.scope or lens.whole is None:
+            return []
+        return [f"In this scope: {note}." for note in notes(
+            lens.whole, Roster(lens.scope).members(lens.whole), layer)]
 
     def subject(self) -> Subject:
         """What the row under the cursor is about."""
