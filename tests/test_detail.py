@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from ktop import theme
 from ktop.bpf.layout import REASONS
 from ktop.collect import detail_proc as proc
+from ktop.collect.detail import DetailReader
 from ktop.collect.detail_fds import inet_line, kind_of, unix_line
 from ktop.collect.detail_threads import stack_names, syscall_name
 from ktop.collect.mourned import Mourned
@@ -48,8 +50,6 @@ def test_stat_of_a_command_with_brackets_and_spaces() -> None:
 
 
 def test_our_own_stat_and_status() -> None:
-    import os
-
     with open("/proc/self/stat", "rb") as f:
         main = proc.stat(f.read())
     with open("/proc/self/status", "rb") as f:
@@ -138,6 +138,28 @@ def test_stack_and_syscall() -> None:
     assert syscall_name(b"-1 0x1 0x2\n", names) == "none"
     assert syscall_name(b"999 0x1\n", names) == "syscall 999"
     assert syscall_name(b"", names) is None
+
+
+def test_another_pid_namespace_is_noticed() -> None:
+    """The kernel's number is not /proc's: nothing of the wrong process is shown."""
+    reader = DetailReader()
+    try:
+        frame = make_frame(2)
+        frame.processes.rows[3].pid = os.getpid()
+        reader.ask(os.getpid())
+        for _ in range(2):
+            found = reader.update(frame)
+            assert found is not None and found.exe is None and not found.descriptors
+            assert "namespace" in found.reasons["exe"] and found.ended is None
+        frame.processes.rows[3].pid = 4_194_302
+        reader.ask(os.getpid() + 0)
+        reader.ask(0)
+        assert reader.update(frame) is None
+        reader.ask(os.getpid())
+        found = reader.update(frame)  # no row: /proc is all there is
+        assert found is not None and found.exe == os.readlink("/proc/self/exe")
+    finally:
+        reader.close()
 
 
 # -- what ended threads did --------------------------------------------------------------------

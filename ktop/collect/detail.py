@@ -29,8 +29,9 @@ _FDS_NS, _THREADS_NS = 2_000_000, 4_000_000  # CPU time a tick for what is read 
 _ARGS_BYTES = 1 << 15
 _PSS_EVERY_NS = 10_000_000_000
 _PSS_MOST_BYTES = 1 << 30    # of resident memory: reading it holds the process's memory map
-_SAME_START_NS = 50_000_000  # the two clocks that a start is known by agree better than this
+_SAME_START_NS = 2_000_000_000  # clocks that a start is known by agree better than this
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
+_PARTS = ("exe", "cwd", "root", "io", "descriptors", "stack", "namespaces", "oom_score")
 _IO_CLASSES = {0: "none", 1: "realtime", 2: "best-effort", 3: "idle"}
 
 
@@ -220,7 +221,7 @@ class DetailReader:
             except (OSError, ValueError, IndexError):
                 self._let_go()
                 detail.ended = detail.ended or Ended()
-        self._identify(detail, frame)
+        detail = self._detail = self._identify(detail, frame)
         self._last_words(detail, frame)
         self._name(detail)
         detail.cost_ns = time.thread_time_ns() - began
@@ -234,15 +235,20 @@ class DetailReader:
         except (OSError, ValueError, IndexError):
             self._detail.ended = Ended()
 
-    def _identify(self, detail: Detail, frame: Frame) -> None:
+    def _identify(self, detail: Detail, frame: Frame) -> Detail:
         """The frame knows the start to the ns; a row with another start is another process."""
         row = next((p for p in frame.processes.rows if p.pid == self._pid), None)
         if row is None or detail.start_boottime_ns is None:
-            return
+            return detail
         if abs(row.start_boottime_ns - detail.start_boottime_ns) < _SAME_START_NS:
             detail.start_boottime_ns = row.start_boottime_ns
         elif self._process is None:
             detail.reused = True
+        else:  # in a container, say: /proc counts processes otherwise than the kernel does
+            self._let_go()
+            return Detail(self._pid, row.start_boottime_ns, row.comm, row.state,
+                          reasons=dict.fromkeys(_PARTS, "/proc is of another pid namespace"))
+        return detail
 
     def _last_words(self, detail: Detail, frame: Frame) -> None:
         for event in frame.processes.events:
@@ -256,7 +262,7 @@ class DetailReader:
         if detail.start_boottime_ns is None or event.lifetime_ns is None:
             return detail.ended is None or detail.ended.at_wall_ns is None
         start = event.time_ns - event.lifetime_ns - frame.host.boot_wall_ns
-        return abs(start - detail.start_boottime_ns) < 20 * _SAME_START_NS
+        return abs(start - detail.start_boottime_ns) < _SAME_START_NS
 
     def _name(self, detail: Detail) -> None:
         rights = detail.credentials

@@ -100,8 +100,9 @@ def overview(life: Life, frame: Frame, names: Names, parents: list[Process],
     facts.add("arguments", _arguments(life), "a kernel thread has none"
               if row and row.kernel_thread else why, "strong")
     for name in ("exe", "cwd", "root"):
-        facts.add(name, getattr(detail, name) if detail else None,
-                  detail.reasons.get(name, "") if detail else why)
+        missing = detail.reasons.get(name, "") if detail else why
+        facts.add(name, getattr(detail, name) if detail else None, "a kernel thread has none"
+                  if name == "exe" and row and row.kernel_thread else missing)
     if row is not None:
         begun = frame.host.boot_wall_ns + row.start_boottime_ns
         age = frame.host.uptime_ns - row.start_boottime_ns
