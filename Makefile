@@ -17,7 +17,7 @@ ARGS ?=
 NOW = $$(cat pyproject.toml Makefile | cksum; pwd)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bench run test check bench screenshots clean
+.PHONY: help setup setup-dev setup-bench run test check faults bench screenshots clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile \
@@ -49,6 +49,9 @@ check: setup-dev  ## ruff, mypy, import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+faults: setup-dev  ## real trouble on this kernel, and what diagnosis says; ARGS="--runs 3", "loss"
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 screenshots: setup-dev  ## pictures of each pane from the recorded session
 	@$(call packages,$(SHOT_PACKAGES),there are SVGs only)
