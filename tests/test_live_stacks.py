@@ -363,7 +363,7 @@ def test_a_jits_map_is_read_and_its_names_are_tamed(binary: Path, collector: Col
 def test_a_fifo_for_a_map_costs_names_and_nothing_else(
         binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening it would hang for ever: the child is given up, others keep their names."""
-    monkeypatch.setattr("ktop.collect.stacks_symbols.PATIENCE_S", 1.0)
+    monkeypatch.setattr("ktop.collect.stacks_symbols.PATIENCE_S", 6.0)
     symbols = Symbols()
     with running(binary, "burn") as trap, running(binary, "burn") as other:
         fifo = Path(f"/tmp/perf-{trap.pid}.map")
@@ -373,7 +373,7 @@ def test_a_fifo_for_a_map_costs_names_and_nothing_else(
             symbols.ask(trap.pid, [1])  # in no module: the map is looked into
             symbols.ask(trap.pid, [hot[trap.pid]])
             symbols.ask(other.pid, [hot[other.pid]])
-            settle(symbols, 15)
+            settle(symbols, 60)
             assert symbols.name(other.pid, hot[other.pid]) == "hot_loop"
             assert symbols.name(trap.pid, 1) == "[unknown]"
         finally:

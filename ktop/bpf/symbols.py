@@ -14,17 +14,25 @@ from __future__ import annotations
 import bisect
 import contextlib
 import ctypes as ct
+import itertools
 import json
 import os
+import queue
 import resource
 import socket
 import sys
+import threading
 from array import array
 from collections import OrderedDict
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
+Place = tuple[str, str, int]  # path, device, inode (0: of no file)
 MAX_MEMORY = 2 << 30
 CACHES = 24            # processes whose symbol tables are kept
+MAPS = 2_000           # and whose mappings
+OTHERS = 50            # that are looked at for the symbols of one that has ended
+IN_FILES = 300_000     # names of places in files
 NAME_BYTES = 400
 UNKNOWN = "[unknown]"
 LONGEST = 1 << 17      # bytes of a kernel function: beyond, an address is of code without a name
@@ -114,27 +122,45 @@ class Kernel:
 
 
 class Maps:
-    """Without libbcc: module+offset, from /proc/PID/maps."""
+    """What is mapped where in one process, from /proc/PID/maps."""
 
     def __init__(self, pid: int) -> None:
-        self._spans: list[tuple[int, int, int, str]] = []
+        self._lows: list[int] = []
+        self._spans: list[tuple[int, int, int, Place]] = []
         with contextlib.suppress(OSError, ValueError), \
                 open(f"/proc/{pid}/maps", encoding="utf-8", errors="backslashreplace") as f:
             for line in f:
                 fields = line.split(None, 5)
                 low, _, high = fields[0].partition("-")
                 path = fields[5].strip() if len(fields) > 5 else ""
-                self._spans.append((int(low, 16), int(high, 16), int(fields[2], 16), path))
+                place = (path, fields[3], int(fields[4]))
+                self._lows.append(int(low, 16))
+                self._spans.append((int(low, 16), int(high, 16), int(fields[2], 16), place))
+
+    def __bool__(self) -> bool:
+        """False: it has ended."""
+        return bool(self._spans)
+
+    def find(self, address: int) -> tuple[Place, int] | None:
+        """The file mapped there, and the offset in it."""
+        at = bisect.bisect_right(self._lows, address) - 1
+        if at < 0 or address >= self._spans[at][1]:
+            return None
+        low, _, offset, place = self._spans[at]
+        return place, address - low + offset
+
+    def address(self, place: Place, offset: int) -> int | None:
+        """Where an offset of a file is mapped."""
+        return next((low + offset - begin for low, high, begin, here in self._spans
+                     if here == place and begin <= offset < begin + high - low), None)
 
     def name(self, address: int) -> str:
-        """`libc.so.6+0x2a1f0`."""
-        for low, high, offset, path in self._spans:
-            if low <= address < high:
-                module = module_of(path)
-                if module == UNKNOWN:
-                    return UNKNOWN
-                return f"{module.strip('[]')}+{address - low + offset:#x}"
-        return UNKNOWN
+        """Without libbcc: `libc.so.6+0x2a1f0`."""
+        found = self.find(address)
+        module = module_of(found[0][0]) if found else UNKNOWN
+        if found is None or module == UNKNOWN:
+            return UNKNOWN
+        return f"{module.strip('[]')}+{found[1]:#x}"
 
 
 class User:
@@ -194,36 +220,74 @@ def load_libbcc() -> ct.CDLL | None:
 
 
 class Names:
-    """Everybody's symbols; those of the least recently asked processes are forgotten."""
+    """Everybody's symbols. What is in a file is looked for once, whoever has it mapped; symbol
+    tables of the least recently asked processes are forgotten."""
 
     def __init__(self, lib: ct.CDLL | None) -> None:
         self._lib = lib
         self._kernel = Kernel()
         self._users: OrderedDict[int, User] = OrderedDict()
+        self._maps: OrderedDict[int, Maps] = OrderedDict()
+        self._in_files: dict[tuple[Place, int], str] = {}
 
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, request: dict[str, Any], maps: Maps) -> dict[str, Any]:
         """Names for the addresses of one request, in their order."""
-        pid, note = request["pid"], ""
-        source: Kernel | Maps | User
+        pid, addresses, note = request["pid"], request["addrs"], ""
         if pid == 0:
-            source = self._kernel
+            names = [self._kernel.name(address) for address in addresses]
+            note = self._kernel.note
         elif self._lib is None:
-            source, note = Maps(pid), "libbcc.so.0 is not there: modules and offsets, no functions"
+            names = [maps.name(address) for address in addresses]
+            note = "libbcc.so.0 is not there: modules and offsets, no functions"
         else:
-            source = self._user(pid)
-        names = [source.name(address) for address in request["addrs"]]
-        return {"id": request["id"], "names": names, "note": self._kernel.note if not pid else note}
+            if maps or pid not in self._maps:
+                _remember(self._maps, pid, maps, MAPS)
+            names = [self._user_name(self._lib, pid, address) for address in addresses]
+        return {"id": request["id"], "names": names, "note": note}
 
-    def _user(self, pid: int) -> User:
-        assert self._lib is not None
-        user = self._users.pop(pid, None)
+    def _user_name(self, lib: ct.CDLL, pid: int, address: int) -> str:
+        found = self._maps[pid].find(address)
+        at = found if found is not None and found[0][2] else None  # in a file
+        if at is None:
+            return self._user(lib, pid).name(address)
+        known = self._in_files.get(at)
+        if known is not None:
+            return known
+        name = self._user(lib, pid).name(address)
+        if name == UNKNOWN:
+            name = self._of_another(lib, at) or module_of(at[0][0])
+        if not name.startswith("[") and len(self._in_files) < IN_FILES:
+            self._in_files[at] = name
+        return name
+
+    def _of_another(self, lib: ct.CDLL, at: tuple[Place, int]) -> str:
+        """It has ended: one that has the same file mapped, as its parent has, may know."""
+        for pid, maps in itertools.islice(reversed(self._maps.items()), OTHERS):
+            address = maps.address(*at)
+            if address is not None and os.path.exists(f"/proc/{pid}"):
+                return self._user(lib, pid).name(address)
+        return ""
+
+    def _user(self, lib: ct.CDLL, pid: int) -> User:
+        user = self._users.get(pid)
         if user is None:
-            while len(self._users) >= CACHES:
-                self._users.popitem(last=False)[1].free()
-            user = User(self._lib, pid)
-        user.begin()
-        self._users[pid] = user
+            user = User(lib, pid)
+        old = _remember(self._users, pid, user, CACHES)
+        if old is not None:
+            old.free()
         return user
+
+    def begin(self, pid: int) -> None:
+        """A new request: what was loaded since the last may be looked for once."""
+        if pid in self._users:
+            self._users[pid].begin()
+
+
+def _remember(known: OrderedDict[int, T], pid: int, what: T, limit: int) -> T | None:
+    """Keep it as the most recent; the one that has to go for it."""
+    known[pid] = what
+    known.move_to_end(pid)
+    return known.popitem(last=False)[1] if len(known) > limit else None
 
 
 def main() -> None:
@@ -234,8 +298,21 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     names = Names(load_libbcc())
-    while data := sock.recv(1 << 20):
-        sock.send(json.dumps(names.answer(json.loads(data))).encode())
+    requests: queue.SimpleQueue[tuple[dict[str, Any], Maps] | None] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(sock, requests), daemon=True).start()
+    while (found := requests.get()) is not None:
+        names.begin(found[0]["pid"])
+        sock.send(json.dumps(names.answer(*found)).encode())
+
+
+def _listen(sock: socket.socket,
+            requests: queue.SimpleQueue[tuple[dict[str, Any], Maps] | None]) -> None:
+    """Look at once at what a process has mapped: when its turn comes it may have ended."""
+    with contextlib.suppress(OSError):
+        while data := sock.recv(1 << 20):
+            request = json.loads(data)
+            requests.put((request, Maps(request["pid"])))
+    requests.put(None)
 
 
 if __name__ == "__main__":

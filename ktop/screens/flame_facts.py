@@ -83,7 +83,7 @@ def state_word(stacks: Stacks | None, recorded: bool) -> tuple[str, str]:
 
 def facts(stacks: Stacks | None, flame: Flame) -> list[list[Piece]]:
     """Two lines: how much was seen and what is missing; what it costs."""
-    if stacks is None:
+    if stacks is None or stacks.state in ("loading", "failed"):
         return [[], []]
     root, kind = flame.root, flame.kind
     seen: list[Piece] = [(" ", "normal"), (fmt.grouped(root.samples), "strong")]
@@ -160,7 +160,7 @@ def empty_text(stacks: Stacks | None, kind: str, following: bool, recorded: bool
     if stacks.state == "failed":
         return f"It cannot be done here: {stacks.reason}"
     if stacks.state == "loading":
-        return "The programs are being compiled and loaded: this takes half a second."
+        return "The programs are being compiled and loaded: half a second, where nothing else runs."
     if stacks.kinds and kind not in stacks.kinds:
         return f"{KIND_NAMES[kind].capitalize()} was not asked for."
     if stacks.naming:
