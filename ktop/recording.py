@@ -11,6 +11,7 @@ import contextlib
 import sqlite3
 from array import array
 from collections.abc import Iterable
+from operator import le
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -68,6 +69,7 @@ class Recording:
         self._most = size // _ROW_BYTES
         self.first = self.end = 0
         self._columns: list[array[int]] = [array("q") for _ in range(5)]  # _MOMENTS, no position
+        self._ordered = True
         self._decoded = Decoded()
         self._key: tuple[int, bytes] | None = None  # the keyframe's body used last
         try:
@@ -130,6 +132,8 @@ class Recording:
         except (TypeError, OverflowError):
             raise RecordingError(f"{shown(self.path)}: table frames is damaged") from None
         self.end += len(rows)
+        walls = self._columns[0]
+        self._ordered = all(map(le, walls, walls[1:]))
 
     def _filled(self, rows: list[Row]) -> list[Row]:
         """Rows for missing positions in between: the moment of the one before, and no frame."""
@@ -191,7 +195,7 @@ class Recording:
 
     def find(self, wall_ns: int) -> int:
         """The last position at or before a time of day; `first` when all are later."""
-        return self.first + find(self._columns[0], wall_ns)
+        return self.first + find(self._columns[0], wall_ns, self._ordered)
 
     def levels(self, begin: int, end: int) -> list[Levels | None]:
         """Of the positions begin to end - 1; None where there is no frame, or it is damaged."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +23,13 @@ DECODED = 6        # frames that stay decoded
 GONE = "that sample is no longer remembered"
 
 
-def find(walls: Sequence[int], wall_ns: int) -> int:
+def find(walls: Sequence[int], wall_ns: int, ordered: bool) -> int:
     """Index of the last time of day at or before `wall_ns`, 0 when all are later.
 
-    Clocks are set back now and then, so these are not sorted: from the end, one by one.
+    ordered: the clock was never set back; otherwise they are looked through one by one.
     """
+    if ordered:
+        return max(0, bisect_right(walls, wall_ns) - 1)
     for i in range(len(walls) - 1, -1, -1):
         if walls[i] <= wall_ns:
             return i
@@ -85,6 +88,7 @@ class Ring:
         self._keeper = Keeper()
         self._groups: deque[list[Entry]] = deque()  # each begins with its keyframe
         self._walls = array("q")
+        self._ordered = True
         self._decoded = Decoded()
         self._key: tuple[int, bytes] | None = None  # the keyframe's body used last
         self._marks: list[Mark] = []
@@ -103,7 +107,9 @@ class Ring:
         if entry.key == entry.at:
             self._groups.append([])
         self._groups[-1].append(entry)
-        self._walls.append(entry.moment.wall_ns)
+        wall = entry.moment.wall_ns
+        self._ordered = self._ordered and (not self._walls or self._walls[-1] <= wall)
+        self._walls.append(wall)
         self.bytes += _cost(entry)
         self.end = entry.at + 1
         self._newest = self._decoded.put(entry.at, frame)
@@ -148,7 +154,7 @@ class Ring:
 
     def find(self, wall_ns: int) -> int:
         """The last position at or before a time of day."""
-        return self.first + find(self._walls, wall_ns)
+        return self.first + find(self._walls, wall_ns, self._ordered)
 
     def levels(self, begin: int, end: int) -> list[Levels | None]:
         """Of the positions begin to end - 1; None where there is no frame (any more)."""

@@ -66,6 +66,12 @@ def test_find_is_by_time_of_day_whatever_the_clock_did():
         ring.add(frame)
     expected = {50: 0, 100: 0, 149: 0, 155: 3, 199: 4, 200: 4, 350: 4, 400: 5, 999: 5}
     assert {wall: ring.find(wall * SECOND) for wall in expected} == expected
+    track, quiet = Ring(), stream(6, processes=3)  # a clock that was left alone
+    for frame in quiet:
+        track.add(frame)
+    walls = [frame.clock.wall_ns for frame in quiet]
+    assert [track.find(wall + step) for wall in walls for step in (-1, 0, 1)] == [
+        0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5]
     empty = Ring()
     assert empty.find(1) == empty.first == empty.end == 0
 
