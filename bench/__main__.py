@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench import (
     block,
+    drill,
     files,
     hooks,
     memory,
@@ -28,7 +29,7 @@ from bench.common import ROOT, Missing, Row, ratio
 
 BENCHES = {"start": start, "hooks": hooks, "tick": tick, "screen": screen, "memory": memory,
            "files": files, "tcp": tcp, "block": block, "slowdown": slowdown,
-           "slowdown_io": slowdown_io, "recording": recording}
+           "slowdown_io": slowdown_io, "drill": drill, "recording": recording}
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 RESULTS = Path(__file__).with_name("results.json")
 

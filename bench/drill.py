@@ -1,0 +1,87 @@
+"""How long it takes until another scope, filter or fold is drawn: 5,000 processes and as many
+connections as a frame holds (of 10,000), 120x40, from the key to the picture handed to the driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from msgspec.structs import replace
+
+from bench.common import Row
+from ktop.app import KtopApp
+from ktop.model import Frame
+from ktop.sources import Silence
+from tests.frames import make_frame
+from tests.session import frames as session_frames
+
+PROCESSES, CONNECTIONS, ROUNDS = 5_000, 1_000, 9
+WAYS = {"scope: into a control group": ("c", "backspace"),
+        "scope: into a process": ("p", "backspace"),
+        "filter, all processes searched": ("/", "c", "p", "u", "space", "greater_than_sign", "5"),
+        "fold by control group": ("g", "g")}
+
+
+class _Played(Silence):
+    """A source that the bench plays."""
+
+    def start(self, frames: Any, changed: Any) -> None:
+        self.play = frames
+
+
+def big(seq: int) -> Frame:
+    """A busy host."""
+    frame, real = make_frame(seq, processes=PROCESSES), session_frames()[-1]
+    assert real.tcp is not None
+    rows = frame.processes.rows
+    frame.tcp = replace(real.tcp, connections=[
+        replace(real.tcp.connections[i % len(real.tcp.connections)], id=i,
+                pid=rows[i % PROCESSES].pid, cgroup=rows[i % PROCESSES].cgroup)
+        for i in range(CONNECTIONS)])
+    return frame
+
+
+async def _press(app: KtopApp, pilot: Any, key: str) -> float:
+    """From a key to the last picture that it made, in ms."""
+    drawn = begun = time.perf_counter()
+    display = app._display
+
+    def noted(*what: Any) -> None:
+        nonlocal drawn
+        display(*what)
+        drawn = time.perf_counter()
+
+    app._display = noted  # type: ignore[method-assign]
+    try:
+        await pilot.press(key)
+        await pilot.pause()
+    finally:
+        app._display = display  # type: ignore[method-assign]
+    return (drawn - begun) * 1e3
+
+
+async def _measure() -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {name: [] for name in WAYS}
+    source = _Played()
+    app = KtopApp(lambda: source)
+    async with app.run_test(size=(120, 40)) as pilot:
+        for seq in range(1, 5):
+            source.play([big(seq)])
+            await pilot.pause()
+        await pilot.press("down", "down")
+        for _ in range(ROUNDS):
+            for name, keys in WAYS.items():
+                took = [await _press(app, pilot, key) for key in keys]
+                found[name].append(max(took))
+                await pilot.press("escape")
+                await pilot.press("escape")
+                await pilot.press("down")
+    return found
+
+
+def run(quick: bool) -> list[Row]:
+    """Milliseconds, the slowest key of each way."""
+    return [Row(f"{name} ({PROCESSES:,} processes)", "ms", took)
+            for name, took in asyncio.run(_measure()).items()]
