@@ -86,8 +86,6 @@ def _refuse(problem: str) -> int:
 def _problem(recording: Recording, at: str | None) -> str:
     from ktop import when
 
-    if recording.end <= recording.first:
-        return f"{recording.path}: it holds no samples"
     if at is not None:
         try:
             _start(recording, at)
