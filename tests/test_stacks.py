@@ -9,7 +9,7 @@ import re
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -20,6 +20,7 @@ from textual.pilot import Pilot
 from ktop import flame as fl
 from ktop import theme
 from ktop.bpf import stacks_layer as layer
+from ktop.bpf import symbols
 from ktop.bpf.symbols import module_of
 from ktop.collect import stacks as collect
 from ktop.collect import stacks_table
@@ -285,14 +286,14 @@ def key(kernel: int, user: int, pid: int = 7, kind: int = 0, state: int = 0,
 
 
 def test_stacks_are_told_when_all_their_names_are_known(engine: Any) -> None:
-    symbols = KnownSymbols({(0, 50): "vfs_read_[k]", (0, 59): "do_syscall_64_[k]"})
-    table = Table(symbols)
+    known = KnownSymbols({(0, 50): "vfs_read_[k]", (0, 59): "do_syscall_64_[k]"})
+    table = Table(known)
     engine.sum(key(engine.trace(11, 50, 60), engine.trace(12, 500, 601)), 3, 0)
     table.read(engine, 0)
     # all but the innermost are addresses to return to
-    assert symbols.asked == [(7, 500), (7, 600), (0, 50), (0, 59)]
+    assert known.asked == [(7, 500), (7, 600), (0, 50), (0, 59)]
     assert table.stacks == [] and table.naming == 1
-    symbols.known |= {(7, 500): "parse", (7, 600): "main"}
+    known.known |= {(7, 500): "parse", (7, 600): "main"}
     engine.sum(key(11, 12), 4, 0)
     table.read(engine, 0)
     assert table.naming == 0
@@ -303,10 +304,10 @@ def test_stacks_are_told_when_all_their_names_are_known(engine: Any) -> None:
 
 
 def test_same_names_are_one_stack_and_ours_are_left_out(engine: Any) -> None:
-    symbols = KnownSymbols({(0, 0): "[unknown]_[k]", (0, 1): "bpf_trace_run4_[k]",
+    known = KnownSymbols({(0, 0): "[unknown]_[k]", (0, 1): "bpf_trace_run4_[k]",
                             (0, 19): "__schedule_[k]", (0, 29): "schedule_[k]",
                             (0, 39): "do_nanosleep_[k]", (7, 5): "nap", (7, 6): "nap"})
-    table = Table(symbols)
+    table = Table(known)
     off = {"kind": 1, "state": 1}
     kernel = engine.trace(21, 0, 2, 20, 30, 40)
     engine.sum(key(kernel, engine.trace(22, 5), **off), 1, 100)
@@ -344,8 +345,8 @@ def test_what_is_under_way_counts_until_it_is_in_the_sums(
 
 def test_lost_and_cut_stacks_are_named_so(engine: Any) -> None:
     deep = engine.trace(41, *range(1_000, 1_000 + layer.DEPTH))
-    symbols = KnownSymbols({(7, a): "again" for a in range(900, 1_200)})
-    table = Table(symbols)
+    known = KnownSymbols({(7, a): "again" for a in range(900, 1_200)})
+    table = Table(known)
     engine.sum(key(layer.LOST, deep), 1, 0)
     engine.sum(key(layer.NONE, layer.NONE), 1, 0)
     engine.counters = [3, 2, 1]
@@ -396,6 +397,54 @@ def test_without_bpf_it_says_why_and_forgets_when_told() -> None:
     one.request(Profile(seconds=0))
     one.update(frame)
     assert frame.stacks is None
+
+
+@pytest.mark.parametrize("wish", [Profile(pids=[-1], seconds=1), Profile(pids=[1 << 40], seconds=1),
+                                  Profile(cgroups=[0], seconds=1)])
+def test_a_request_that_makes_no_sense_is_refused(wish: Profile) -> None:
+    one = collect.StacksLayer({}, [], lambda group: None)
+    one.request(wish)
+    frame = frame_with(None)
+    one.update(frame)
+    assert frame.stacks is not None and "positive number" in frame.stacks.reason
+    one.request(Profile(seconds=float("nan")))
+    one.update(frame)
+    assert frame.stacks is None
+
+
+def test_a_process_that_has_ended_is_named_by_another_with_the_same_file() -> None:
+    """The symbols child, with a library that knows one live process only."""
+    class Lib:
+        asked: ClassVar[list[int]] = []
+
+        def bcc_symcache_new(self, pid: int, option: object) -> int:
+            return pid
+
+        def bcc_symcache_resolve(self, cache: Any, address: Any, symbol: Any) -> int:
+            self.asked.append(cache.value)
+            if cache.value != os.getpid():
+                return -1
+            symbol._obj.name = b"known"
+            return 0
+
+        def bcc_symcache_refresh(self, cache: object) -> None:
+            pass
+
+        def bcc_symbol_free_demangle_name(self, symbol: object) -> None:
+            pass
+
+    names = symbols.Names(Lib())  # type: ignore[arg-type]
+    mine = symbols.Maps(os.getpid())
+    low = next(span for span in mine._spans if span[3][2])[0]
+    assert mine.address(*mine.find(low + 5)) == low + 5  # type: ignore[misc]
+    gone = 1 << 30
+    asked = {"id": 1, "pid": gone, "addrs": [low + 5]}
+    assert names.answer(asked, symbols.Maps(gone))["names"] == ["[unknown]"]
+    assert names.answer({**asked, "pid": os.getpid(), "addrs": []}, mine)["names"] == []
+    assert names.answer(asked, mine)["names"] == ["known"]
+    Lib.asked.clear()
+    assert names.answer(asked, symbols.Maps(gone))["names"] == ["known"] and not Lib.asked
+    assert symbols.Names(None).answer({**asked, "pid": os.getpid()}, mine)["note"]
 
 
 def test_an_old_result_leaves_the_frames(monkeypatch: pytest.MonkeyPatch) -> None:

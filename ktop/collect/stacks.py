@@ -267,6 +267,15 @@ class Run:
             notes=[*self.notes, *self._symbols.notes])
 
 
+def _impossible(wish: Profile) -> str:
+    """What is wrong with a request; it comes from a process with fewer rights than ours."""
+    if not all(0 < pid < 1 << 31 for pid in wish.pids):
+        return "a process id is a positive number"
+    if not all(0 < group < 1 << 64 for group in wish.cgroups):
+        return "a control group's id is a positive number"
+    return ""
+
+
 class StacksLayer:
     """The last request and its result."""
 
@@ -284,16 +293,17 @@ class StacksLayer:
 
     def request(self, wish: Profile) -> None:
         """Begin, end, or forget (ktop.wire.Profile)."""
-        if wish.seconds <= 0:
+        if not wish.seconds > 0:
             if self._run is not None and self._run.state in ("loading", "running"):
                 self._run.stop()
             else:
                 self._forget()
             return
         self._forget()
-        if self._without:
+        why = self._without or _impossible(wish)
+        if why:
             self._failed = Stacks("failed", time.time_ns(), pids=wish.pids, cgroups=wish.cgroups,
-                                  children=wish.children, reason=self._without)
+                                  children=wish.children, reason=why)
             return
         self._run = Run(wish, self._options, self._engines)
 
