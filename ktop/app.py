@@ -307,7 +307,8 @@ def preload() -> None:
 
     names = [f"{package.__name__}.{module.name}" for package in (textual.widgets, ktop.screens)
              for module in pkgutil.iter_modules(package.__path__)]
-    for name in (*names, "regex", "tomlkit", "ktop.config_store", "textual.system_commands",
+    for name in (*names, "regex", "tomlkit", "ktop.config_store", "difflib",
+                 "concurrent.futures.thread", "textual.system_commands",
                  "rich.traceback", "encodings.idna"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

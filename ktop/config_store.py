@@ -29,10 +29,10 @@ def save(file: Path, changes: Changes) -> None:
         text = changed(config.read(target), changes)
         _replace(target, text.encode())
     except OSError as err:
-        raise ConfigError(f"{clean(str(file), 200)}: not saved: "
-                          f"{err.strerror or type(err).__name__}") from None
+        raise ConfigError(f"not saved: {err.strerror or type(err).__name__} "
+                          f"({clean(str(file), 200)})") from None
     except ConfigError as err:
-        raise ConfigError(f"{clean(str(file), 200)}: not saved: {err}") from None
+        raise ConfigError(f"not saved: {err} ({clean(str(file), 200)})") from None
 
 
 def changed(text: str, changes: Changes) -> str:

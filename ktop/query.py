@@ -15,6 +15,14 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+HELP = """\
+  postgres                rows that show this, in either case, in what is no figure
+  cpu > 5 and rss > 1GiB  a column or a field of the row: = != < <= > >=
+  comm ~ "pg_.*|psql"     contains the pattern; !~ does not; upper case means upper case
+  rtt > 20ms or not (state = ESTAB)
+  cpu is unknown          what shows as -; comparing it is never true, nor is the contrary
+Units: ns us ms s m h d; KB MB GB by 1000, KiB MiB GiB by 1024, K M G as the column counts.
+Totals above the tables stay those of the scope."""
 MAX_LENGTH = 500
 MAX_DEPTH = 40
 OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "~", "!~")

@@ -14,6 +14,7 @@ from textual.widgets import Static
 from ktop import theme
 from ktop.actions import ACTIONS
 from ktop.driver import CalmModal
+from ktop.query import HELP
 
 KeyLine = tuple[str, str]
 
@@ -43,6 +44,8 @@ def help_page(title: str, about: str, pane_keys: Sequence[KeyLine], notes: Seque
         table([("1-6", "Show a pane by its number.")]
               + [(action.shown, action.about) for action in ACTIONS
                  if not action.name.startswith("pane(")])
+    heading("What / understands")
+    page.append(HELP + "\n")
     heading(title)
     page.append(about.strip() + "\n")
     if notes:

@@ -193,13 +193,13 @@ class Choices(Shell):
 
     def _save(self, changes: dict[tuple[str, ...], Any]) -> str:
         """Why it could not be written, "" when it was."""
-        from ktop import config_store
-
         if self.settings is None or not changes:
             return ""
         try:
+            from ktop import config_store
+
             config_store.save(self.settings.file, changes)
-        except ConfigError as err:
+        except (ConfigError, ImportError) as err:  # after sudo not every library can be read
             return str(err)
         return ""
 
