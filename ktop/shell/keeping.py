@@ -22,6 +22,7 @@ class Keeping(Shell):
         super().__init__(interval_ns, ascii_only, panes)
         self.recording: LiveRecording | None = None
         self.marks: list[Mark] = []
+        self.marked: dict[int, list[str]] = {}  # their notes, by position
 
     @property
     def replaying(self) -> bool:
@@ -103,6 +104,10 @@ class Keeping(Shell):
             self.marks = self.track.marks()  # type: ignore[attr-defined]
         except (RecordingError, AttributeError):
             self.marks = []
+        self.marked = {}
+        for mark in self.marks:  # found once: a long recording is searched for each
+            at = max(self.track.first, self.track.find(mark.wall_ns))
+            self.marked.setdefault(at, []).append(mark.note or "(no note)")
 
     def action_mark(self) -> None:
         """A note for the moment in view."""

@@ -246,10 +246,8 @@ class Timing(Keeping):
         if self.player.empty or self.player.following or self.held:
             return super().standing_text()
         at = self.player.at
-        marked = [mark.note or "(no note)" for mark in self.marks
-                  if self.player.position(mark.wall_ns) == at]
-        if marked:
-            return "mark: " + "; ".join(marked)
+        if at in self.marked:
+            return "mark: " + "; ".join(self.marked[at])
         if at > self.track.first and (
                 said := happened(self.track.moment(at - 1), self.track.moment(at))):
             return "before this: " + said
@@ -306,7 +304,7 @@ class Timing(Keeping):
         overview = self.overview
         here = overview.axis(self.player.at)
         begin, end = self._window = self._looked_at(here)
-        marks = [overview.axis(self.player.position(mark.wall_ns)) for mark in self.marks]
+        marks = [overview.axis(at) for at in self.marked if at >= self.track.first]
         edges = [overview.position(begin), overview.position(end)]
         day = not when.same_day(*(self.track.moment(at).wall_ns for at in (
             self.track.first, self.player.last)))
