@@ -21,6 +21,7 @@ from bench import (
     screen,
     slowdown,
     slowdown_io,
+    stacks,
     start,
     tcp,
     tick,
@@ -29,7 +30,7 @@ from bench.common import ROOT, Missing, Row, ratio
 
 BENCHES = {"start": start, "hooks": hooks, "tick": tick, "screen": screen, "memory": memory,
            "files": files, "tcp": tcp, "block": block, "slowdown": slowdown,
-           "slowdown_io": slowdown_io, "drill": drill, "recording": recording}
+           "slowdown_io": slowdown_io, "stacks": stacks, "drill": drill, "recording": recording}
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 RESULTS = Path(__file__).with_name("results.json")
 
