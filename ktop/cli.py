@@ -18,7 +18,7 @@ MIN_INTERVAL, MAX_INTERVAL = 0.1, 60.0
 INTERVAL = float("1")  # this very object: nobody asked for another
 USAGE_ERROR = 2
 # Modules of ktop.commands, in the order of the help.
-COMMANDS_APART: tuple[str, ...] = ("record", "replay", "diagnose", "collect", "config")
+COMMANDS_APART: tuple[str, ...] = ("record", "replay", "diff", "diagnose", "collect", "config")
 ELSEWHERE = (None, "record")  # commands that can be about another host
 EPILOG = """\
 Keys: 1-6 panes, Space pause, + - interval, < > sort column, ? help, q quit.
