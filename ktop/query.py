@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 HELP = """\
-  postgres                rows that show this, in either case, in what is no figure
+  postgres                rows that show it, in either case, not in figures
   cpu > 5 and rss > 1GiB  a column or a field of the row: = != < <= > >=
-  comm ~ "pg_.*|psql"     contains the pattern; !~ does not; upper case means upper case
+  comm ~ "pg_.*|psql"     has the pattern; !~ has not; capitals mean capitals
   rtt > 20ms or not (state = ESTAB)
-  cpu is unknown          what shows as -; comparing it is never true, nor is the contrary
-Units: ns us ms s m h d; KB MB GB by 1000, KiB MiB GiB by 1024, K M G as the column counts.
-Totals above the tables stay those of the scope."""
+  cpu is unknown          what shows as -: comparing it is never true
+Units: ns us ms s m h d; KB MB GB by 1000, KiB MiB GiB by 1024, K M G as the
+column has them. The totals above the tables stay those of the scope."""
 MAX_LENGTH = 500
 MAX_DEPTH = 40
 OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "~", "!~")

@@ -80,9 +80,8 @@ class Finding(Choices):
         self._open = _Open(prompt, table, filtering.text, filtering.matcher, table.selected,
                            table.top)
         self._lines_around(False)
+        prompt.open(filtering.text)
         await self.screen.mount(prompt)
-        if self._open is not None:
-            prompt.open(filtering.text)
 
     def _lines_around(self, there: bool) -> None:
         """The prompt stands where messages and keys are."""
