@@ -97,6 +97,7 @@ class Icicle(StripWidget, can_focus=True):
         self._selected: Node | None = None
         self._top = 0  # first row in view
         self._visited: dict[Node, Node] = {}  # the callee one came up from
+        self._laid: tuple[Node, int, list[list[Box]]] | None = None  # root, width, all its rows
 
     # -- data ----------------------------------------------------------------------------------
 
@@ -108,7 +109,7 @@ class Icicle(StripWidget, can_focus=True):
             self._visited.clear()
             self.zoomed = [node for node in map(flame.find, zoomed) if node.parent is not None]
             self._selected = flame.find(here)
-        self.flame = flame
+        self.flame, self._laid = flame, None
         if not self._inside(self.selected):
             self._selected = self.root
         self.repaint()
@@ -147,8 +148,11 @@ class Icicle(StripWidget, can_focus=True):
 
     # -- keys ----------------------------------------------------------------------------------
 
-    def _rows(self) -> list[list[Box]]:
-        return layout(self.root, max(1, self.size.width), DEEPEST)
+    def _rows(self, width: int | None = None) -> list[list[Box]]:
+        width = max(1, self.size.width) if width is None else width
+        if self._laid is None or self._laid[:2] != (self.root, width):
+            self._laid = self.root, width, layout(self.root, width, DEEPEST)
+        return self._laid[2]
 
     def _shown(self, rows: list[list[Box]], depth: int) -> list[Node]:
         at = depth - self.root.depth
@@ -208,8 +212,7 @@ class Icicle(StripWidget, can_focus=True):
         if not self.flame.root.total:
             return [strip([], width), *(strip([("  " + line, "dim")], width)
                                         for line in self.empty.splitlines())][:height]
-        at = self.selected.depth - self.root.depth
-        rows = layout(self.root, width, max(self._top, at) + height + 1)
+        at, rows = self.selected.depth - self.root.depth, self._rows(width)
         self._top = min(max(self._top, at - height + 1), at, max(0, len(rows) - height))
         return [row_strip(row, width, self.selected, self.matches)
                 for row in rows[self._top:self._top + height]]
@@ -217,9 +220,7 @@ class Icicle(StripWidget, can_focus=True):
     @property
     def hidden(self) -> tuple[int, bool]:
         """Rows above the picture, and whether there are more below."""
-        return self._top, len(layout(self.root, max(1, self.size.width),
-                                     self._top + self.size.height + 1)) > (
-                                         self._top + self.size.height)
+        return self._top, len(self._rows()) > self._top + self.size.height
 
     def on_click(self, event: events.Click) -> None:
         """Select; twice: zoom in."""
