@@ -35,8 +35,10 @@ ACTIONS = [
     Action("pause", "space", "Space", "Pause",
            "Hold the picture still; samples go on being taken. In the past and in a replay: play, "
            "pause.", 3),
-    Action("interval(1)", "plus,equals_sign", "+", "Slower", "A longer interval between samples; in the past and in a replay: play faster."),
-    Action("interval(-1)", "minus", "-", "Faster", "A shorter interval between samples; in the past and in a replay: play slower."),
+    Action("interval(1)", "plus,equals_sign", "+", "Slower",
+           "A longer interval between samples; in the past and in a replay: play faster."),
+    Action("interval(-1)", "minus", "-", "Faster",
+           "A shorter interval between samples; in the past and in a replay: play slower."),
     Action("sort(1)", "greater_than_sign,f6", "> F6", "Sort next", "Sort by the next column."),
     Action("sort(-1)", "less_than_sign", "<", "Sort previous", "Sort by the column before."),
     Action("invert", "I", "I", "Invert", "The other direction of sorting."),
