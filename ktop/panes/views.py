@@ -156,6 +156,10 @@ class ViewPane(Pane):
         """There is room for more than one section beside or below the other."""
         return self.size.width >= self.BIG[0] and self.size.height >= self.BIG[1]
 
+    def on_heatmap_sized(self) -> None:
+        """Now it is known how much its picture of the past can show."""
+        self._again()
+
     def on_resize(self, _event: events.Resize) -> None:
         """Another size may have room for more, or less."""
         self._arrange()
@@ -170,9 +174,9 @@ class ViewPane(Pane):
         if self.split:
             self.set_class(there.issuperset(self.split), "-split")
         self._rules()
-        # sizes are known after the layout: the charts ask for their width. Also before the first
-        # frame: it may come before the layout
-        self.call_after_refresh(self._again)
+        if self._frame is not None:
+            # sizes are known after the layout: the charts ask for their width
+            self.call_after_refresh(self._again)
         if self.is_attached and self.has_focus_within:
             focused = self.screen.focused
             if focused is None or focused is self or not in_view(focused, self):

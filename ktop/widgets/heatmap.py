@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from textual import events
+from textual.message import Message
 from textual.strip import Strip
 
 from ktop import hist, theme
@@ -81,6 +83,9 @@ def heatmap_lines(columns: Sequence[Hist | None], span_ns: int, width: int, heig
 class Heatmap(StripWidget):
     """Shows columns of Hists. It is asked how many it can show: `columns`."""
 
+    class Sized(Message):
+        """There is room for another number of columns."""
+
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._columns: Sequence[Hist | None] = []
@@ -91,6 +96,10 @@ class Heatmap(StripWidget):
     def columns(self) -> int:
         """How many columns there is room for."""
         return max(0, self.size.width - LABEL)
+
+    def on_resize(self, _event: events.Resize) -> None:
+        """Whoever shows columns is to give as many as there is room for now."""
+        self.post_message(self.Sized())
 
     def show(self, columns: Sequence[Hist | None], span_ns: int,
              empty: str = "nothing yet") -> None:
