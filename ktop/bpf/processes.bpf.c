@@ -111,8 +111,10 @@ static __always_inline void fill_thread(struct ktop_task *r, struct task_struct 
 #else
     r->cpu = -1;
 #endif
-    /* A wait that has not ended is in no counter yet: the run queue's own clock measures it. */
-    if (queued) {
+    /* A wait that has not ended is in no counter yet: the run queue's own clock measures it. Only
+     * of what can run: sleepers were seen with last_queued set (6.18, rarely; it looks as if a
+     * delayed dequeue and a migration together leave it behind). */
+    if (queued && !r->state) {
         struct cfs_rq *cfs = F(task, se.cfs_rq);
         struct rq *rq = F(cfs, rq);
         u64 clock = F(rq, clock);
