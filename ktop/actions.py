@@ -52,6 +52,8 @@ ACTIONS = [
            "Fold the tables by control group, with totals and percentiles; unfold them.", 10),
     Action("stacks", "S", "S", "Stacks",
            "Sample the stacks of the scope, or of the process under the cursor."),
+    Action("compare", "D", "D", "Compare",
+           "The minute before against the last minute: what grew, what shrank, who is new."),
     Action("find", "slash", "/", "Find",
            "Show only rows that match: words, or what is true of them (cpu > 5 and comm ~ pg).",
            3, priority=True),

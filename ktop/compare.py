@@ -27,7 +27,7 @@ from ktop.scope import Roster, Scope
 
 # by unit: less than this is no change worth a line
 FLOORS = {"pct": 1.0, "per_s": 1.0, "bytes_per_s": 16384.0, "bytes": 1 << 20, "ns": 100_000.0,
-          "number": 0.1}
+          "number": 0.1, "count": 2.0}
 RELATIVE = 0.1
 ERRORS = 3.0
 BUCKET = 1.25
@@ -35,13 +35,17 @@ PERCENTILES = (50.0, 95.0, 99.0)
 MOST_FRAMES = 1200  # of a longer span that many are looked at, evenly
 SAME_BOOT_NS = 5_000_000_000
 
+_COUNTS = frozenset((
+    "processes", "threads", "connections", "connections_total", "time_wait", "sockets", "open",
+    "conntrack_count", "backlog", "descriptors_host"))
+
 
 def unit_of(figure: str) -> str:
     """The unit that a field's name carries; a key of FLOORS."""
     for unit in ("bytes_per_s", "per_s", "pct", "bytes", "ns"):
         if figure.endswith("_" + unit) or figure == unit:
             return unit
-    return "number"
+    return "count" if figure in _COUNTS else "number"
 
 
 @dataclass(slots=True)
@@ -228,6 +232,19 @@ class Change(NamedTuple):
     def ratio(self) -> float | None:
         """b / a; None where there is none."""
         return None if self.a is None or self.b is None or not self.a else self.b / self.a
+
+
+def telling(changes: Iterable[Change]) -> list[Change]:
+    """Those that matter; of each histogram the percentile that changed most."""
+    found: list[Change] = []
+    seen: set[tuple[str, ...]] = set()
+    for change in changes:
+        name, dot, _ = change.figure.partition(".p")
+        key = (change.layer, change.kind, change.name, name)
+        if change.matters and not (dot and key in seen):
+            seen.add(key)
+            found.append(change)
+    return found
 
 
 class Turn(NamedTuple):

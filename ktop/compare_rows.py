@@ -183,8 +183,8 @@ _PROCESSES = (
 _SCHED = (
     _host("sched", "waiting switches_per_s migrations_per_s runq", lambda f: f.sched),
     Kind("sched", "CPU time", _CPU, _cpus),
-    Kind("sched", "thread state", ("threads",), _states),
-    Kind("sched", "waits for", ("threads",), _waits),
+    Kind("sched", "thread state", ("threads_mean",), _states),
+    Kind("sched", "waits for", ("threads_mean",), _waits),
 )
 _MEMORY = (
     _host("memory", "memory_available_bytes load1", lambda f: f.host),

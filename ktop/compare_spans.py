@@ -72,10 +72,11 @@ def before(stretch: Stretch) -> Stretch:
     return Stretch(2 * stretch.begin_ns - stretch.end_ns, stretch.begin_ns)
 
 
-def last(track: Track, length_ns: int = MINUTE, at: int | None = None) -> Stretch:
-    """The last minute before a frame, or before the end."""
+def recent(track: Track, length_ns: int = MINUTE, at: int | None = None) -> Stretch:
+    """The last minute before a frame, or before the end; half of it all where that is less."""
     end = track.moment(track.end - 1 if at is None else at).wall_ns
-    return Stretch(end - length_ns, end)
+    all_of_it = end - track.moment(track.first).wall_ns + 1
+    return Stretch(end - max(1, min(length_ns, all_of_it // 2)), end)
 
 
 def whole(track: Track) -> Stretch:

@@ -14,9 +14,10 @@ TITLES = {"processes": "Processes", "sched": "Scheduler", "memory": "Memory", "f
 _PLURALS = {"process": "processes"}
 _FORMATS: dict[str, Callable[[float | None], str]] = {
     "pct": fmt.pct, "per_s": fmt.rate, "bytes_per_s": fmt.size_rate, "bytes": fmt.size,
-    "ns": fmt.duration, "number": fmt.number}
+    "ns": fmt.duration, "number": fmt.number,
+    "count": lambda value: fmt.count(None if value is None else round(value))}
 _ENDINGS = (("_bytes_per_s", " bytes/s"), ("bytes_per_s", "bytes/s"), ("_per_s", "/s"),
-            ("per_s", "/s"), ("_pct", " %"), ("_ns", ""))
+            ("per_s", "per second"), ("_pct", " %"), ("_ns", ""))
 MANY = 999.5
 
 
@@ -51,6 +52,8 @@ def ratio_text(change: Change) -> str:
     found = change.ratio
     if found is None:
         return "from 0" if change.a == 0 and change.b else fmt.UNKNOWN
+    if found < 0.005:
+        return "<0.01x"
     return f">{MANY:.0f}x" if found > MANY else f"{found:.0f}x" if found >= 99.5 else (
         f"{found:.1f}x" if found >= 0.95 else f"{found:.2f}x")
 

@@ -92,7 +92,7 @@ def _spans(one: Recording, other: Recording, texts: Sequence[str]) -> tuple[Stre
             return (spans.parse(texts[0], spans.span_of(one)),
                     spans.parse(texts[0], spans.span_of(other)))
         return spans.whole(one), spans.whole(other)
-    after = spans.parse(texts[0], spans.span_of(one)) if texts else spans.last(one)
+    after = spans.parse(texts[0], spans.span_of(one)) if texts else spans.recent(one)
     return spans.before(after), after
 
 
@@ -123,6 +123,7 @@ def _compared(one: Recording, other: Recording, stretches: tuple[Stretch, Stretc
 
 def as_text(a: Tally, b: Tally, found: Comparison, most: int = 12) -> list[str]:
     """Lines of at most 80 characters: both spans, then the layers, the most changed first."""
+    from ktop.compare import telling
     from ktop.compare_text import TITLES, span_text, turn_lines
 
     lines: list[str] = []
@@ -130,9 +131,8 @@ def as_text(a: Tally, b: Tally, found: Comparison, most: int = 12) -> list[str]:
         lines += textwrap.wrap(f"{name}  {tally.hostname}  {span_text(tally)}", WIDTH - 1,
                                subsequent_indent="        ")
     by: dict[str, list[Change]] = {}
-    for change in found.changes:
-        if change.matters:
-            by.setdefault(change.layer, []).append(change)
+    for change in telling(found.changes):
+        by.setdefault(change.layer, []).append(change)
     turns = turn_lines(found.turns)
     for layer in dict.fromkeys([*by, *(layer for layer, _ in turns)]):
         changes = by.get(layer, [])

@@ -133,6 +133,16 @@ class Scoping(Shell):
             scope = Scope(pid=subject.pid, start=subject.start, name=subject.name)
         self.open_over(FlameScreen(scope, *self._targets(scope)))
 
+    def action_compare(self) -> None:
+        """The minute before the moment in view, beside the one before that."""
+        from ktop.screens.compare import CompareScreen
+
+        if self.host.whole is None:
+            self.say("nothing to compare so far")
+            return
+        at = None if self.following else self.host.at
+        self.open_over(CompareScreen(self.track, at, self.lens.scope))
+
     def _targets(self, scope: Scope) -> tuple[list[int], list[int]]:
         """What the kernel is to look at: processes or control groups by number."""
         whole: Frame | None = self.host.whole
