@@ -152,12 +152,12 @@ class FilePipes:
 
 
 def _doing(w: Waiter) -> float:
-    """What a process does at all: everything but sleep, in threads."""
+    """What a process does when it has a CPU to do it: all but sleep and run queues, in threads."""
     p = w.process
     off = sum(pct for name, pct in (p.off_cpu_pct or {}).items()
               if name not in ("sleep", "stopped", "other"))
     # Threads parked at a futex do nothing; a lock they fight for is another pipe's.
-    return ((p.cpu_pct or 0.0) + (p.runq_wait_pct or 0.0) + off) / 100 - w.futex - w.socket
+    return ((p.cpu_pct or 0.0) + off) / 100 - w.futex - w.socket
 
 
 def _fsyncs(look: Look) -> Hist | None:

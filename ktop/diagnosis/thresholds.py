@@ -58,8 +58,8 @@ class Thresholds:
     tail_ratio: float = 10.0             # P99 > 10 x median (SCENARIOS.md)
 
     # -- file --------------------------------------------------------------------------------------
-    fsync_bound: float = 0.5             # half of a thread's time, and
-    fsync_bound_share: float = 0.6       # most of what that process does at all
+    fsync_bound: float = 0.4             # nearly half of a thread's time, and
+    fsync_bound_share: float = 0.5       # half of what that process does while it has a CPU
     fsync_slow_stalled: float = 0.2      # less is enough when fsyncs are slow:
     fsync_ns: float = 10e6               # P99 > 10 ms (etcd's reference, SCENARIOS.md)
     dirty_stalled: float = 0.3           # writers paused by balance_dirty_pages()

@@ -102,7 +102,7 @@ class Run:
             eye.see(frame)
 
     def __call__(self) -> tuple[Result, Result, float]:
-        with Stage(self.seed) as stage:
+        with Stage(self.seed, self.case.light) as stage:
             scene_scope = stage.group(**({"cpu_shares": "20000"} if self.case.light else {}))
             self.eyes = [Eye(scene_scope), Eye(None)]
             for _ in range(QUIET_S):

@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -324,6 +325,14 @@ def build(jobs: str) -> None:
     threading.Event().wait()
 
 
+def _hurry(libc: ctypes.CDLL) -> None:
+    """Ask for short slices, which EEVDF grants sooner: other work here is not the case's fault."""
+    number = {"x86_64": 314, "aarch64": 274}.get(os.uname().machine)
+    if number is not None:
+        slice_ns = 100_000
+        libc.syscall(number, 0, struct.pack("@IIQiIQQQ", 48, 0, 0, -20, 0, slice_ns, 0, 0), 0)
+
+
 def main() -> None:
     """Be a role."""
     libc = ctypes.CDLL(None)
@@ -331,6 +340,8 @@ def main() -> None:
     for file in filter(None, os.environ.get("LOAD_GROUPS", "").split(":")):
         with open(file, "w", encoding="ascii") as f:
             f.write("0")
+    if os.environ.get("LOAD_HURRY"):
+        _hurry(libc)
     globals()[sys.argv[1]](*sys.argv[2:])
 
 

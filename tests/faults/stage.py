@@ -37,7 +37,8 @@ def _controllers() -> dict[str, str]:
 class Stage:
     """Use as a context manager; everything that was made through it is undone in reverse order."""
 
-    def __init__(self, seed: int, disk: str | None = None) -> None:
+    def __init__(self, seed: int, hurry: bool = False, disk: str | None = None) -> None:
+        self.hurry = hurry
         self.random = random.Random(seed)
         self.base = f"/ktopfault{os.getpid()}"
         self._roots = _controllers()
@@ -102,7 +103,8 @@ class Stage:
         command = [sys.executable, "-I", str(LOADS), role, *map(str, args)]
         files = [f"{self.root(c)}{group}/cgroup.procs" for c in ("cpu", "memory", "blkio")
                  ] if group is not None else []
-        environment = {**os.environ, "LOAD_GROUPS": ":".join(dict.fromkeys(files))}
+        environment = {**os.environ, "LOAD_GROUPS": ":".join(dict.fromkeys(files)),
+                       "LOAD_HURRY": "1" if self.hurry else ""}
         if netns:
             # Not ip netns exec, which mounts another /sys: there are no control groups in it.
             command = ["nsenter", f"--net=/run/netns/{netns}", *command]
