@@ -264,3 +264,16 @@ async def test_a_dialog_that_wants_text_gets_a_slash():
         assert app.screen.query_one("CommandInput").value == "a/b"
         await pilot.press("escape", "question_mark", "slash")
         assert not any(screen.query(Prompt) for screen in app.screen_stack)
+
+
+async def test_a_screen_that_goes_away_below_the_prompt_gives_the_keys_back():
+    app = play()
+    async with app.run_test(size=(100, 30)) as pilot:
+        await still(pilot, "down", "enter")
+        await pilot.pause(0.3)
+        await pilot.press("3", "slash", *keys("zz"))
+        app.pop_screen()
+        await pilot.pause()
+        await pilot.press("2")
+        assert app.number == 2
+        assert app.status.display

@@ -30,6 +30,7 @@ class _Open:
     filter: Any
     selected: Any
     top: int
+    over: Any  # the screen it is on
     waiting: tuple[Matcher, str] | None = None
 
 
@@ -62,6 +63,8 @@ class Finding(Choices):
     async def on_event(self, event: events.Event) -> None:
         """While the prompt is open every key is the prompt's."""
         typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded
+        if typed and self._open is not None and self._open.over is not self.screen:
+            self._typed_out(True)  # the screen that it was on has gone
         if self._open is not None and typed and getattr(event, "key", "") not in LEFT_ALONE:
             self._open.prompt.take(event)  # type: ignore[arg-type]
             return
@@ -78,7 +81,7 @@ class Finding(Choices):
         prompt = Prompt(self._queries, self._typed, self._typed_out, self._offer)
         filtering = table.filtering
         self._open = _Open(prompt, table, filtering.text, filtering.matcher, table.selected,
-                           table.top)
+                           table.top, self.screen)
         self._lines_around(False)
         prompt.open(filtering.text)
         await self.screen.mount(prompt)
@@ -139,7 +142,8 @@ class Finding(Choices):
         elif was.prompt.error is not None:
             self.say(f"kept: {was.table.filtering.text or 'no filter'} "
                      f"({was.prompt.error.message})", "warn")
-        was.prompt.remove()
+        if was.prompt.is_attached:
+            was.prompt.remove()
         self._lines_around(True)
         self.keys_changed()
 
