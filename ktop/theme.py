@@ -139,7 +139,7 @@ _CONTRAST: dict[str, tuple[str | None, str]] = {
     "sorted": (None, "bold reverse"),
     "good": ("green", "bold"),
     "warn": ("yellow", "bold reverse"),
-    "bad": ("red", "bold reverse"),
+    "bad": ("red", "bold underline reverse"),
     "accent": (None, "bold"),
     "bar": (None, "bold"),
 }

@@ -193,6 +193,7 @@ def test_no_theme_tells_anything_by_colour_alone(name):
     theme.use_theme(name)
     bare = {n: str(theme.style(n).without_color) for n in
             ("normal", "warn", "bad", "cursor", "sorted")}
+    assert bare["warn"] != bare["bad"]
     assert bare["normal"] not in (bare["warn"], bare["bad"], bare["cursor"], bare["sorted"])
     if name == "mono":
         assert all(theme.style(n).color is None for n in theme._PALETTE)
