@@ -210,6 +210,21 @@ async def test_end_is_the_tables_until_its_cursor_is_there() -> None:
         assert "LIVE" in s.lines[0]
 
 
+@pytest.mark.parametrize(("wall_s", "mono_s", "says"), [
+    (721, 1, "gap of 12m00s: a suspend, or the clock was set forward"),
+    (-3599, 1, "the clock was set back by 1h00m"), (30, 30, "gap of 29s: no samples"), (1, 1, "")])
+async def test_a_clock_that_jumps_is_told_live(wall_s: int, mono_s: int, says: str) -> None:
+    async with live() as s:
+        later, last = make_later(session.frames()[-1]), session.frames()[-1].clock
+        later.clock.wall_ns = last.wall_ns + wall_s * SECOND
+        later.clock.monotonic_ns = last.monotonic_ns + mono_s * SECOND
+        later.clock.interval_ns = SECOND
+        s.app._message_over()
+        s.source.frames([later])
+        await s.pilot.pause()
+        assert s.app.status.text == says
+
+
 async def test_a_ring_that_forgets_moves_the_picture_on() -> None:
     async with live() as s:
         await s.press("left_square_bracket")
@@ -538,3 +553,18 @@ async def test_sizes(session_file: Path, size: tuple[int, int]) -> None:
             assert "Step" in s.lines[-1]
             assert "REPLAY" in s.lines[0]
         await asyncio.sleep(0)
+
+
+async def test_time_moves_below_a_process_in_full(session_file: Path) -> None:
+    async with replay(session_file, size=(120, 40)) as s:
+        await s.press("down", "enter")
+        assert len(s.app.screen_stack) == 2
+        await s.press("t", "t")
+        assert s.at == 22
+        await s.press("0")
+        assert s.at == 41
+        await s.press("b", *"start", "enter")
+        assert s.at == 0
+        assert len(s.app.screen_stack) == 2
+        await s.press("backspace")
+        assert len(s.app.screen_stack) == 1

@@ -70,6 +70,9 @@ class Timing(Keeping):
         super().arrived(frames)
         if said := self.player.forgotten():
             self._arrive(1, said)
+        for at in range(max(self.ring.first + 1, self.ring.end - len(frames)), self.ring.end):
+            if said := happened(self.ring.moment(at - 1), self.ring.moment(at)):
+                self.say(said, "warn")
 
     # -- moving --------------------------------------------------------------------------------
 
