@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ktop.diagnosis.thresholds import NAMES
 from ktop.query_match import figure
 
 
@@ -61,4 +62,6 @@ class Threshold:
 THRESHOLDS: dict[str, Threshold] = {
     "files_slow": Threshold(duration, "from where an operation on a file is in the slow feed"),
     "block_slow": Threshold(duration, "from where a request to a disk is in the slow feed"),
+    **{name: Threshold(number, "what diagnosis judges by: ktop/diagnosis/thresholds.py")
+       for name in NAMES},
 }

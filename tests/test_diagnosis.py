@@ -13,6 +13,7 @@ from session import frames as recorded
 from ktop.commands.diagnose import as_json, as_text
 from ktop.diagnosis.engine import Diagnosis
 from ktop.diagnosis.model import STATES, Report
+from ktop.diagnosis.thresholds import DEFAULT, chosen
 from ktop.model import Frame, ProcessEvent
 from ktop.model_block import BlockOp, BlockUser, Limit
 from ktop.model_files import (
@@ -486,3 +487,10 @@ def test_five_thousand_tasks_cost_less_than_five_milliseconds() -> None:
         diagnosis.update(f)
         spent.append(time.process_time_ns() - began)
     assert sorted(spent)[len(spent) // 2] < 5_000_000 * 2  # measured below 5; the host is shared
+
+
+def test_thresholds_of_the_config_file() -> None:
+    limits = chosen({"diagnosis_cpu_stalled": 50.0, "diagnosis_cpu_tail_stalled": 50.0,
+                     "files_slow": 1.0})
+    assert limits.cpu_stalled == 50.0 and limits.tcp_stalled == DEFAULT.tcp_stalled
+    assert watch(crowded, diagnosis=Diagnosis(limits)).verdict.pipe == "none"

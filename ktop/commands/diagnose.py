@@ -15,7 +15,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ktop.cli import MIN_INTERVAL, USAGE_ERROR, sampling, scope_of, scoped
@@ -59,14 +60,14 @@ def run(args: argparse.Namespace) -> int:
     from ktop import config
 
     scope = scope_of(args)
-    try:
-        limits = (*config.limits(), *args.limits)
-    except config.ConfigError as err:
-        print(f"ktop: {err}; going on without it", file=sys.stderr)
-        limits = tuple(args.limits)
+    settings = config.load()
+    for complaint in settings.complaints():
+        print(f"ktop: {complaint}; going on without it", file=sys.stderr)
+    looks = Looks(args.duration, args.bpf, (*settings.limits, *args.limits), scope,
+                  settings.thresholds)
     interval = max(MIN_INTERVAL, min(args.interval, args.duration / 3))
     report = health = None
-    for frame, found, known in _reports(args.duration, interval, args.bpf, limits, scope):
+    for frame, found, known in looks.reports(interval):
         report, health = found, frame.health
         if not known:
             print(f"ktop: nothing is in {_name(scope)}", file=sys.stderr)
@@ -92,32 +93,42 @@ def _name(scope: Scope | None) -> str:
     return f"the scope {scope.cgroup or scope.comm}"
 
 
-def _reports(duration: float, interval: float, bpf: bool, limits: tuple[str, ...],
-             scope: Scope | None) -> Iterator[tuple[Frame, Report, bool]]:
-    """(frame, report, whether anything is in the scope), tick by tick."""
-    from ktop.collect.main import Collector, Options
-    from ktop.diagnosis.engine import Diagnosis
-    from ktop.scope import Roster
+@dataclass(frozen=True)
+class Looks:
+    """What is looked at, and by which thresholds (as in the config file)."""
 
-    collector = Collector(Options(bpf=bpf, watch=_LAYERS, limits=limits))
-    diagnosis, roster = Diagnosis(), Roster(scope) if scope else None
-    collector.start()
-    try:
-        collector.settle()
-        collector.tick()
-        begun = time.monotonic()
-        ticks = max(2, round(duration / interval))
-        for tick in range(1, ticks + 1):
-            while (left := begun + tick * interval - time.monotonic()) > 0:
-                time.sleep(min(left, 0.2))
-                collector.drain()
-            frame = collector.tick()
-            members = roster.members(frame) if roster is not None else None
-            known = members is None or any(members.has(p.pid, p.cgroup)
-                                           for p in frame.processes.rows) or tick > 1
-            yield frame, diagnosis.update(frame, members), known
-    finally:
-        collector.close()
+    duration: float
+    bpf: bool
+    limits: tuple[str, ...]
+    scope: Scope | None
+    thresholds: Mapping[str, float]
+
+    def reports(self, interval: float) -> Iterator[tuple[Frame, Report, bool]]:
+        """(frame, report, whether anything is in the scope), tick by tick."""
+        from ktop.collect.main import Collector, Options
+        from ktop.diagnosis.engine import Diagnosis
+        from ktop.diagnosis.thresholds import chosen
+        from ktop.scope import Roster
+
+        collector = Collector(Options(bpf=self.bpf, watch=_LAYERS, limits=self.limits))
+        diagnosis = Diagnosis(chosen(self.thresholds))
+        roster = Roster(self.scope) if self.scope else None
+        collector.start()
+        try:
+            collector.settle()
+            collector.tick()
+            begun = time.monotonic()
+            for tick in range(1, max(2, round(self.duration / interval)) + 1):
+                while (left := begun + tick * interval - time.monotonic()) > 0:
+                    time.sleep(min(left, 0.2))
+                    collector.drain()
+                frame = collector.tick()
+                members = roster.members(frame) if roster is not None else None
+                known = members is None or tick > 1 or any(
+                    members.has(p.pid, p.cgroup) for p in frame.processes.rows)
+                yield frame, diagnosis.update(frame, members), known
+        finally:
+            collector.close()
 
 
 def as_json(report: Report, health: Health) -> dict[str, Any]:

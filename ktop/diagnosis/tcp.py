@@ -15,8 +15,8 @@ from ktop.diagnosis.model import Actor, Evidence, Pipe
 from ktop.model import Hist
 from ktop.model_tcp import Connection, Listener, Tcp
 
-_WINDOW_NS = 4_000_000_000  # connects are judged over so long
-_OPENING = ("SYN-SENT", "SYN_SENT")
+_WINDOW_NS = 3_000_000_000  # connects are judged over so long
+_OPEN = ("ESTAB", "CLOSE-WAIT")  # of later states nobody waits: the program has closed it
 
 
 @dataclass
@@ -144,8 +144,10 @@ def _failing(look: Look, key: tuple[str, str, int], found: deque[_Tries], per_s:
 def _held_up(look: Look, c: Connection) -> tuple[str, float]:
     """How a connection is held up ("" if not) and for what part of the time."""
     t = look.limits
-    if c.state in _OPENING:
+    if c.state == "SYN-SENT":
         return ("opening", 1.0) if (c.age_ns or 0) >= t.connect_wait_ns else ("", 0.0)
+    if c.state not in _OPEN:
+        return "", 0.0
     queued = c.unsent_bytes > 0
     if c.zero_window and (queued or c.unacked_bytes):
         return "closed window", 1.0
@@ -163,10 +165,8 @@ def _causes(look: Look, tcp: Tcp) -> list[_Cause]:
     """Connections of the scope that are held up, by how and by peer."""
     found: dict[tuple[str, str], _Cause] = {}
     for c in tcp.connections:
-        if c.state in ("CLOSED", "TIME-WAIT", "TIME_WAIT") or not look.inside(c.pid, c.cgroup):
-            continue
         how, stalled = _held_up(look, c)
-        if how:
+        if how and look.inside(c.pid, c.cgroup):
             cause = found.setdefault((how, c.remote), _Cause(how, c.remote))
             cause.stalled += stalled
             cause.ports.add(c.remote_port)

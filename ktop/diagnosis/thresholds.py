@@ -1,11 +1,14 @@
 """Every number that diagnosis judges by, with its source. The only place for them.
 
+The config file may have others: `diagnosis_cpu_stalled = 0.8` in its section [thresholds].
+
 `stalled` figures are task-seconds a second. A figure without a published source says what it means.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True)
@@ -104,3 +107,11 @@ class Thresholds:
 
 
 DEFAULT = Thresholds()
+PREFIX = "diagnosis_"  # of their names in the config file's [thresholds]
+NAMES = tuple(PREFIX + f.name for f in fields(Thresholds))
+
+
+def chosen(found: Mapping[str, float]) -> Thresholds:
+    """The defaults but for what `found` has under the names of the config file."""
+    return replace(DEFAULT, **{name.removeprefix(PREFIX): value for name, value in found.items()
+                               if name in NAMES})

@@ -18,7 +18,7 @@ from ktop.model_tcp import Connection, Tcp
 def waits(look: Look, c: Connection, listening: set[tuple[int, int]]) -> bool:
     """Whether a connection waits for an answer."""
     t = look.limits
-    if c.state not in ("ESTAB", "ESTABLISHED") or c.sent_ago_ms is None or c.active is False:
+    if c.state != "ESTAB" or c.sent_ago_ms is None or c.active is False:
         return False
     if c.active is None and (c.netns, c.local_port) in listening:
         return False
