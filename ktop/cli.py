@@ -18,10 +18,12 @@ MIN_INTERVAL, MAX_INTERVAL = 0.1, 60.0
 INTERVAL = float("1")  # this very object: nobody asked for another
 USAGE_ERROR = 2
 # Modules of ktop.commands, in the order of the help.
-COMMANDS_APART: tuple[str, ...] = ("record", "replay", "diff", "diagnose", "collect", "config")
+COMMANDS_APART: tuple[str, ...] = (
+    "record", "replay", "diff", "export", "diagnose", "collect", "config")
 ELSEWHERE = (None, "record")  # commands that can be about another host
 EPILOG = """\
-Keys: 1-6 panes, Space pause, + - interval, < > sort column, ? help, q quit.
+Keys: 1-6 panes, Space pause, + - interval, < > sort column, / filter, ? help,
+      q quit. What is chosen in it is kept in the file that `ktop config --path` names.
 Live kernel figures need root (sudo ktop); without it ktop runs on /proc and says what is missing.
 Environment: NO_COLOR, ESCDELAY (ms), KTOP_DEBUG=1 (show tracebacks).
 """
