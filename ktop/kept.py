@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ktop import levels
+from ktop.diagnosis.model import Report
 from ktop.lens import Moment
 from ktop.model import Frame, Probe
 from ktop.packing import LEVEL, Packer
@@ -51,9 +52,10 @@ class Keeper:
         self._key = 0
         self._statuses: dict[tuple[str, str], tuple[str, str]] = {}
 
-    def keep(self, frame: Frame, body: bytes | None = None) -> Entry:
-        """The next one. body: its encoding, if it is at hand. Raises PackError if it is too large.
-        """
+    def keep(self, frame: Frame, body: bytes | None = None,
+             report: Report | None = None) -> Entry:
+        """The next one. body: its encoding, report: its diagnosis, if at hand. Raises PackError if
+        it is too large."""
         packed = self._packer.pack(encode_body(frame) if body is None else body)
         at = self._at
         self._at += 1
@@ -62,7 +64,7 @@ class Keeper:
         clock = frame.clock
         return Entry(at, self._key,
                      Moment(clock.wall_ns, clock.monotonic_ns, clock.interval_ns, clock.gap_ns),
-                     levels.encode(levels.levels(frame)), packed.data, self._changed(frame))
+                     levels.encode(levels.levels(frame, report)), packed.data, self._changed(frame))
 
     def _changed(self, frame: Frame) -> tuple[Probe, ...]:
         """Probes that are new or fare differently from the frame before."""

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
+from ktop.diagnosis.model import Report
 from ktop.model import WAITS, Frame
 from ktop.model_tcp import Connection
 from ktop.parts import Part
@@ -18,6 +19,7 @@ from ktop.parts import Part
 # By this name in the verdict too; `uninterruptible` is what no pipe has claimed.
 PIPES = ("cpu", "quota", "steal", "memory", "file", "block", "tcp", "lock", "upstream",
          "uninterruptible")
+TIGHT = ("errors", "saturated", "contended", "waiting")  # states of a pipe that is named
 LEAST = 0.05  # mean number held up below which nothing is said to be
 MILLI = 1000
 _WORDS = ("pipe", "state")
@@ -60,8 +62,11 @@ class Levelled(Protocol):
         """Those of the positions begin to end - 1; None where a frame has none or is damaged."""
 
 
-def levels(frame: Frame) -> Levels:
-    """Those of a frame, from what it says itself. Without an interval nothing is known."""
+def levels(frame: Frame, report: Report | None = None) -> Levels:
+    """Those of a frame, from what it says itself, and what the diagnosis made of it.
+
+    Without an interval nothing is known.
+    """
     if frame.clock.interval_ns is None:
         return Levels()
     throttled = [g.throttled_pct for g in frame.cgroups if g.throttled_pct is not None]
@@ -74,7 +79,21 @@ def levels(frame: Frame) -> Levels:
         tcp=None if frame.tcp is None else float(sum(map(_held_up, frame.tcp.connections))))
     for pipe, value in _waits(frame).items():
         setattr(found, pipe, _milli(value))
+    if report is not None:
+        _told(found, report)
     return found
+
+
+def _told(found: Levels, report: Report) -> None:
+    """The diagnosis knows better what is a stall: of each pipe its tightest resource."""
+    said: dict[str, float] = {}
+    for pipe in report.pipes:
+        if pipe.stalled is not None:
+            said[pipe.pipe] = max(said.get(pipe.pipe, 0.0), pipe.stalled)
+    for name, value in said.items():
+        if name in PIPES:
+            setattr(found, name, _milli(value))
+    found.pipe, found.state = report.verdict.pipe, report.verdict.state
 
 
 def _waits(frame: Frame) -> dict[str, float]:
@@ -108,9 +127,7 @@ def worst(found: Levels | None) -> tuple[str, float] | None:
     """Pipe that held up most and how much; None when nothing did. The verdict goes before."""
     if found is None:
         return None
-    if found.state is not None:
-        if found.pipe not in PIPES or found.state == "ok":
-            return None
+    if tight(found) and found.pipe is not None:
         return found.pipe, getattr(found, found.pipe) or LEAST
     most, at = LEAST, ""
     for pipe in PIPES:
@@ -118,6 +135,11 @@ def worst(found: Levels | None) -> tuple[str, float] | None:
         if value is not None and value >= most:
             most, at = value, pipe
     return (at, most) if at else None
+
+
+def tight(found: Levels | None) -> bool:
+    """Whether the verdict of that moment named a pipe."""
+    return found is not None and found.pipe in PIPES and found.state in TIGHT
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -13,12 +13,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from ktop.lens import Moment, Track
-from ktop.levels import LEAST, PIPES, Levelled, Levels, levels, worst
+from ktop.levels import LEAST, PIPES, Levelled, Levels, levels, tight, worst
 from ktop.player import SECOND, clock_step_ns, hole_ns
 
 STEPS = 16  # of a stored height, for each doubling
 HEIGHTS = 8  # levels drawn: each stands for twice as much as the one below
 UNKNOWN, IDLE = 255, 254  # instead of a pipe's number
+NAMED = 32  # added to it when the verdict names the pipe
 SLICE = 500  # frames whose levels are kept beside them, read at once
 DECODED = 4  # frames that must be decoded for their levels
 
@@ -33,12 +34,14 @@ class Hole(NamedTuple):
 
 class Cell(NamedTuple):
     """One column. kind: `level` (height 1 to HEIGHTS, of `pipe`), `idle`, `unknown`, `gap`, or
-    `none` beyond the ends. event: it holds a `gap`, or the clock was set (`step`), or nothing."""
+    `none` beyond the ends. event: it holds a `gap`, or the clock was set (`step`), or nothing.
+    tight: the verdict of that moment names the pipe."""
 
     kind: str
     height: int = 0
     pipe: str = ""
     event: str = ""
+    tight: bool = False
 
 
 class Overview:
@@ -156,7 +159,9 @@ class Overview:
         most = max(self._heights[a:b])
         at = self._heights.index(most, a, b)
         if most:
-            return Cell("level", min(HEIGHTS, 1 + (most - 1) // STEPS), PIPES[self._pipes[at]])
+            pipe = self._pipes[at]
+            return Cell("level", min(HEIGHTS, 1 + (most - 1) // STEPS), PIPES[pipe % NAMED],
+                        tight=pipe >= NAMED)
         return Cell("idle" if IDLE in self._pipes[a:b] else "unknown")
 
     def _in_hole(self, axis: int) -> bool:
@@ -185,7 +190,7 @@ def _stored(found: Levels | None) -> tuple[int, int]:
         return 0, IDLE if known else UNKNOWN
     pipe, stalled = most
     height = 1 + int(STEPS * math.log2(max(stalled, LEAST) / LEAST))
-    return min(255, height), PIPES.index(pipe)
+    return min(255, height), PIPES.index(pipe) + NAMED * tight(found)
 
 
 def span_text(ns: int) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ktop import __version__
+from ktop.diagnosis.model import Report
 from ktop.kept import Entry, Keeper, Mark, make_mark
 from ktop.model import SCHEMA, Frame
 from ktop.packing import FILE_LEVEL, GROUP, PackError
@@ -126,12 +127,13 @@ class Writer:
         with self._transaction():
             self._db.executemany("INSERT OR REPLACE INTO meta VALUES(?, ?)", said.items())
 
-    def add(self, frame: Frame, body: bytes | None = None) -> int:
-        """One more frame, safe when this returns; its position. body: its encoding, if at hand."""
+    def add(self, frame: Frame, body: bytes | None = None, report: Report | None = None) -> int:
+        """One more frame, safe when this returns; its position. body: its encoding, report: its
+        diagnosis, if at hand."""
         if not self._described:
             self.describe(frame)
         try:
-            entry = self._keeper.keep(frame, body)
+            entry = self._keeper.keep(frame, body, report)
         except PackError as err:
             raise RecordingError(f"{shown(self.path)}: {err}") from None
         self.step = max(self.step, len(entry.data) + 2 * PAGE_SIZE)

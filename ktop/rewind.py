@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ktop.diagnosis.model import Report
 from ktop.kept import Entry, Keeper, Mark, make_mark
 from ktop.lens import Moment
 from ktop.levels import Levels
@@ -147,6 +148,13 @@ class Ring:
         if entry.at == entry.key:
             return self._key[1]
         return Unpacker(self._key[1]).unpack(entry.data)
+
+    def judge(self, at: int, report: Report) -> None:
+        """What the diagnosis made of the newest frame, a moment after it was added."""
+        if at == self.end - 1 and self._newest is not None:
+            group = self._groups[-1]
+            group[-1] = group[-1]._replace(
+                levels=levels.encode(levels.levels(self._newest, report)))
 
     def moment(self, at: int) -> Moment:
         """When that was."""

@@ -1,7 +1,8 @@
 """The session in two lines: where it hurt and how much, where we are, marks, and what is missing.
 
 A cell is as high as the mean number that its worst pipe held up, each step twice the one below
-(0.05, 0.1, 0.2 ... 6.4 and more); below it stands the pipe's name.
+(0.05, 0.1, 0.2 ... 6.4 and more); below it stands the pipe's name, underlined while the verdict
+was that this pipe is tight.
 """
 
 from __future__ import annotations
@@ -64,12 +65,14 @@ def names(picture: Picture) -> list[Piece]:
     at = 0
     while at < len(cells):
         pipe, end = cells[at].pipe, at
-        while end < len(cells) and cells[end].pipe == pipe:
+        while end < len(cells) and cells[end].pipe == pipe and cells[end].tight == cells[at].tight:
             end += 1
         name = SHORT.get(pipe, pipe)
         if len(name) >= end - at:  # a blank must fit between it and the next
             name = name[:1].upper()
-        pieces += [(char, picture.styles.get(pipe, "dim")) for char in
+        # underlined: the verdict was that it is tight
+        style = "sorted" if cells[at].tight else picture.styles.get(pipe, "dim")
+        pieces += [(char, style if char != " " else "normal") for char in
                    name.ljust(end - at)[:end - at]]
         at = end
     for number, cell in enumerate(cells):
