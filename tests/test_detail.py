@@ -31,7 +31,8 @@ from ktop.model_detail import (
     Scheduling,
     ThreadDetail,
 )
-from ktop.screens.detail_facts import Facts, limit_share, limit_text, wrap
+from ktop.panes.base import Names
+from ktop.screens.detail_facts import Facts, limit_share, limit_text, overview, wrap
 from ktop.screens.detail_state import Observer, Who, end_text, states_of
 from ktop.widgets.state_bars import STATES, cells_of, figure_lines, state_columns, timeline_lines
 from ktop.widgets.strips import cells
@@ -403,6 +404,19 @@ def test_wrapped_text_is_whole(text: str, width: int) -> None:
     lines = wrap(text, width)
     assert all(cells(line) <= max(width, 2) for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_waits_and_run_queue_are_facts() -> None:
+    frame, history = make_frame(2), History()
+    row = next(p for p in frame.processes.rows if p.pid == PID)
+    row.waits_pct = {"mutex": 1.0, "file_lock": 30.5, "disk": 0.0}
+    life = Observer(Who(PID, row.start_boottime_ns, "x")).look(frame, history)
+    facts = {f.name: f.text for f in overview(life, frame, Names(), [], 60) if f.name}
+    assert facts["waits for"] == "file lock 30.5%  mutex 1.0%"
+    assert "P99" in facts["run queue"] and facts["parents"].startswith("-  (process 1, which")
+    row.runq = None
+    facts = {f.name: f.text for f in overview(life, frame, Names(), [], 60) if f.name}
+    assert "did not wait" in facts["run queue"]
 
 
 def test_a_fact_that_is_unknown_says_why() -> None:

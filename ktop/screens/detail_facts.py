@@ -78,6 +78,12 @@ def _family(parents: list[Process]) -> str | None:
     return " < ".join(f"{p.comm} {p.pid}" for p in parents) or None
 
 
+def _waits(found: dict[str, float]) -> str:
+    """What it waited for, finer than its states, % of one thread's wall time; the worst first."""
+    worst = sorted(found.items(), key=lambda item: -item[1])
+    return "  ".join(f"{name.replace('_', ' ')} {fmt.pct(pct)}%" for name, pct in worst if pct > 0)
+
+
 def _lag(row: Process) -> str:
     if row.runq is None:
         return "it did not wait in this interval"
@@ -97,6 +103,8 @@ def overview(life: Life, frame: Frame, names: Names, parents: list[Process],
         facts.add("ended", _end(life))
     elif row is not None:
         facts.add("run queue", _lag(row))
+        if row.waits_pct:
+            facts.add("waits for", _waits(row.waits_pct))
     facts.add("arguments", _arguments(life), "a kernel thread has none"
               if row and row.kernel_thread else why, "strong")
     for name in ("exe", "cwd", "root"):
