@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ktop.diagnosis.model import Report
 from ktop.kept import Entry, Keeper, Mark, make_mark
 from ktop.lens import Moment
-from ktop.levels import Levels
+from ktop.levels import Levels, encode, levels
 from ktop.levels import decode as decode_levels
 from ktop.model import Frame
 from ktop.packing import GROUP, PackError, Unpacker
@@ -154,7 +154,7 @@ class Ring:
         if at == self.end - 1 and self._newest is not None:
             group = self._groups[-1]
             group[-1] = group[-1]._replace(
-                levels=levels.encode(levels.levels(self._newest, report)))
+                levels=encode(levels(self._newest, report)))
 
     def moment(self, at: int) -> Moment:
         """When that was."""
