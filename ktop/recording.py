@@ -23,7 +23,7 @@ from ktop.levels import Levels
 from ktop.levels import decode as decode_levels
 from ktop.model import Frame
 from ktop.packing import GROUP, PackError, Unpacker
-from ktop.recording_open import open_for_marks, open_recording, problem, tidied
+from ktop.recording_open import FAILURES, open_for_marks, open_recording, problem, tidied
 from ktop.recording_schema import DiskFull, FrameError, RecordingError, default_name, shown
 from ktop.recording_writer import Info, Writer, insert_mark
 from ktop.rewind import Decoded, find
@@ -38,6 +38,7 @@ _TEXT = 4096         # characters of a text in a small table
 _MOMENTS = ("SELECT position, wall_ns, monotonic_ns, interval_ns, gap_ns, key FROM frames "
             "WHERE position >= ? ORDER BY position")
 _UNKNOWN = -1        # interval_ns is None; no key
+_JUMP = 2000         # more positions than one damaged page of the table takes
 _MARKS = 10_000
 _CHANGES = 100_000
 
@@ -80,7 +81,7 @@ class Recording:
                 raise RecordingError(f"{shown(self.path)}: holds no sample")
         except BaseException as err:
             self.close()
-            if isinstance(err, sqlite3.Error):
+            if isinstance(err, FAILURES):
                 raise problem(self.path, err) from None
             raise
 
@@ -122,9 +123,10 @@ class Recording:
             return
         if not self.end:
             self.first = self.end = rows[0][0]
-        if rows[0][0] != self.end or rows[-1][0] - self.end + 1 != len(rows):
+        positions, *columns = zip(*rows, strict=True)
+        if positions != tuple(range(self.end, self.end + len(rows))):
             rows = self._filled(rows)
-        columns = list(zip(*rows, strict=True))[1:]
+            columns = list(zip(*rows, strict=True))[1:]
         columns[2] = tuple(_UNKNOWN if value is None else value for value in columns[2])
         try:
             for kept, column in zip(self._columns, columns, strict=True):
@@ -136,20 +138,25 @@ class Recording:
         self._ordered = all(map(le, walls, walls[1:]))
 
     def _filled(self, rows: list[Row]) -> list[Row]:
-        """Rows for missing positions in between: the moment of the one before, and no frame."""
-        missing = rows[-1][0] - self.end + 1 - len(rows)
-        if not 0 < missing < len(rows) + 100 * GROUP:
-            raise RecordingError(f"{shown(self.path)}: table frames is damaged")
-        self.notes.append(f"{missing} samples are missing")
+        """Rows for every position: a missing one has the moment of the one before, and no frame.
+
+        Where the table is damaged positions jump: rows that are out of order are missing too.
+        """
         found: list[Row] = []
-        at = self.end
+        at, real = self.end, 0
         for row in rows:
-            if row[0] < at:
-                raise RecordingError(f"{shown(self.path)}: table frames is damaged")
+            if not 0 <= row[0] - at <= _JUMP:
+                continue
             before = found[-1] if found else row
             found += [(i, *before[1:3], None, 0, _UNKNOWN) for i in range(at, row[0])]
             found.append(row)
-            at = row[0] + 1
+            at, real = row[0] + 1, real + 1
+            if len(found) > 2 * len(rows) + _JUMP:
+                break
+        if real < len(rows) / 2:
+            raise RecordingError(f"{shown(self.path)}: table frames is damaged")
+        missing = len(found) - real
+        self.notes.append(f"{missing or len(rows) - real} samples are missing")
         return found
 
     # -- the track -----------------------------------------------------------------------------
@@ -246,7 +253,7 @@ class Recording:
         return open_for_marks(self.path)
 
     def _refused(self, err: sqlite3.Error) -> RecordingError:
-        if err.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
+        if getattr(err, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
             return RecordingError(f"{shown(self.path)}: cannot be written to: no mark is kept")
         return problem(self.path, err)
 

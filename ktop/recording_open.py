@@ -36,8 +36,14 @@ class Opened(NamedTuple):
     copy: tempfile.TemporaryDirectory[str] | None = None
 
 
-def problem(path: Path, err: sqlite3.Error | OSError) -> RecordingError:
-    """What went wrong with a file that was being read."""
+# What SQLite raises; its message about a damaged schema need not be UTF-8.
+FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
+
+
+def problem(path: Path, err: Exception) -> RecordingError:
+    """What went wrong with a file that was being read: one of FAILURES."""
+    if not isinstance(err, (sqlite3.Error, OSError)):
+        return RecordingError(f"{shown(path)}: it is damaged")
     found = explain(path, err)
     code = getattr(err, "sqlite_errorcode", None)
     if code is not None and code & 0xFF in _DAMAGED:
@@ -51,7 +57,7 @@ def open_recording(path: Path) -> Opened:
         size, notes = _identify(path)
         opened = _connect(path, size)
         return opened._replace(notes=notes + opened.notes)
-    except (sqlite3.Error, OSError) as err:
+    except FAILURES as err:
         raise problem(path, err) from None
 
 
@@ -60,7 +66,7 @@ def open_for_marks(path: Path) -> sqlite3.Connection:
     try:
         _identify(path)
         return _open(path, "mode=rw")
-    except (sqlite3.Error, OSError) as err:
+    except FAILURES as err:
         raise problem(path, err) from None
 
 
@@ -91,6 +97,7 @@ def _open(path: Path, how: str) -> sqlite3.Connection:
     """A connection with its defences up, to a file with our tables."""
     uri = f"file:{quote(os.fsencode(os.path.abspath(path)))}?{how}"
     db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    db.text_factory = _text
     try:
         db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BODY + (1 << 16))
         db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
@@ -106,13 +113,17 @@ def _open(path: Path, how: str) -> sqlite3.Connection:
     return db
 
 
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
+
+
 def _connect(path: Path, size: int) -> Opened:
     """Read-only; where SQLite cannot put in order what a killed recorder left, a copy."""
     wal = _size(f"{path}-wal")
     try:
         db = _open(path, "mode=ro")
     except sqlite3.OperationalError as err:
-        if err.sqlite_errorcode & 0xFF not in _UNREACHABLE:
+        if getattr(err, "sqlite_errorcode", 0) & 0xFF not in _UNREACHABLE:
             raise
         if not wal and not _size(f"{path}-journal"):
             # in WAL mode, on a medium where nothing can be written beside it
