@@ -16,7 +16,7 @@ def contended(look: Look, w: Waiter) -> tuple[float, float]:
     """(stalled, confidence) of one process's locks."""
     t, p = look.limits, w.process
     if w.mutex >= t.mutex_stalled:
-        return w.mutex + w.futex * (w.mutex > w.futex), 0.9
+        return w.mutex, 0.9
     waits = (p.voluntary_per_s or 0.0) + (p.involuntary_per_s or 0.0)
     cpu = p.cpu_pct or 0.0
     if (p.threads > 2 and w.futex >= t.futex_stalled and waits

@@ -57,7 +57,8 @@ def named(case: Case, base: str, report: Report) -> Pipe | None:
     tight = [p for p in report.pipes if p.since_s is not None and p.state in STATES[:4]]
     for pipe in tight:
         first = pipe.culprits[0].cgroup if pipe.culprits else None
-        if pipe.pipe in ("cpu", "steal") and not (first or "").startswith(base):
+        if (pipe.pipe in {"cpu", "steal"} - set(case.expect)
+                and not (first or "").startswith(base)):
             continue
         return pipe
     return None
