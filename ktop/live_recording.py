@@ -9,13 +9,15 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
+from ktop.diagnosis.model import Report
 from ktop.model import Frame
 from ktop.recording_schema import RecordingError, default_name
 from ktop.rewind import Snapshot
 
 BACKLOG = 300  # frames that a slow disk may be behind
 CLOSE_S = 3.0
-Item = tuple[Frame, bytes | None] | tuple[int, str]  # a frame and its body, or a mark
+# a frame, its body and its diagnosis; or a mark
+Item = tuple[Frame, bytes | None, Report | None] | tuple[int, str]
 
 
 def free_path(hostname: str, wall_ns: int, folder: Path | None = None) -> Path:
@@ -48,15 +50,15 @@ class LiveRecording:
         """It goes on."""
         return not self.problem and not self._ending
 
-    def put(self, frame: Frame, body: bytes | None = None) -> None:
-        """One more frame. body: its encoding, if at hand."""
+    def put(self, frame: Frame, body: bytes | None = None, report: Report | None = None) -> None:
+        """One more frame. body: its encoding, report: its diagnosis, if at hand."""
         if not self.running:
             return
         if self._queue.qsize() >= BACKLOG:
             self.problem = f"the disk is too slow: {BACKLOG} samples are waiting for it"
             self._end()
             return
-        self._queue.put((frame, body))
+        self._queue.put((frame, body, report))
 
     def mark(self, wall_ns: int, note: str) -> None:
         """A note about a time of day."""
@@ -80,11 +82,10 @@ class LiveRecording:
         try:
             with Writer(self.path, Info(scope=self._scope)) as writer:
                 while (item := self._queue.get()) is not None:
-                    first, second = item
-                    if isinstance(first, int):
-                        writer.mark(first, str(second))
+                    if len(item) == 2:
+                        writer.mark(*item)
                         continue
-                    writer.add(first, second if isinstance(second, bytes) else None)
+                    writer.add(*item)
                     self.frames, self.bytes = writer.frames, writer.size
         except RecordingError as err:
             self.problem = str(err)

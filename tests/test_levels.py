@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktop.levels import PIPES, Levels, decode, encode, levels, worst
+from ktop.diagnosis.model import Pipe, Report, Verdict
+from ktop.levels import PIPES, Levels, decode, encode, levels, tight, worst
 from ktop.model_tcp import Connection, Tcp
 from tests import session
 from tests.frames import bare_frame, make_frame
@@ -59,8 +60,8 @@ def test_idle_host_has_no_worst() -> None:
 
 def test_the_verdict_goes_before() -> None:
     assert worst(Levels(cpu=5.0, block=1.0, pipe="block", state="saturated")) == ("block", 1.0)
-    assert worst(Levels(cpu=5.0, pipe="none", state="ok")) is None
-    assert worst(Levels(cpu=5.0, pipe="warp drive", state="saturated")) is None
+    assert worst(Levels(cpu=5.0, pipe="none", state="ok")) == ("cpu", 5.0)
+    assert worst(Levels(cpu=5.0, pipe="warp drive", state="saturated")) == ("cpu", 5.0)
 
 
 def test_recorded_session_survives() -> None:
@@ -69,6 +70,23 @@ def test_recorded_session_survives() -> None:
         data = encode(found)
         assert decode(data) == found
         assert len(data) < 40
+
+
+def test_the_diagnosis_knows_better() -> None:
+    frame = make_frame(9)
+    frame.sched.waiting = 3.0
+    frame.sched.off_cpu = {"disk": 1.25}
+    report = Report(Verdict("block", "vda", "saturated", 2.5), [
+        Pipe("block", "vda", "saturated", 2.5), Pipe("block", "vdb", "ok", 0.5),
+        Pipe("cpu", None, "ok", 0.25), Pipe("upstream", None, "blind"), Pipe("lock", stalled=0.0)])
+    found = levels(frame, report)
+    assert (found.block, found.cpu, found.lock, found.upstream) == (2.5, 0.25, 0.0, None)
+    assert worst(found) == ("block", 2.5)
+    assert tight(found)
+    calm = levels(frame, Report(Verdict()))
+    assert not tight(calm)
+    assert worst(calm) == worst(levels(frame))
+    assert decode(encode(found)) == found
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1e6)), min_size=len(PIPES),

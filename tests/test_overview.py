@@ -156,6 +156,19 @@ def test_names_stand_at_the_beginning_of_a_run() -> None:
     assert heights(picture)[4][1] == "cursor"
 
 
+def test_the_verdict_is_underlined() -> None:
+    track = FakeTrack(moments(20))
+    track.known = {n: Levels(cpu=1.0) for n in range(20)}
+    for n in range(10, 20):
+        track.known[n] = Levels(cpu=1.0, pipe="cpu", state="saturated")
+    overview = read(track)
+    cells = overview.columns(20, *overview.span)
+    assert [cell.tight for cell in cells] == [False] * 10 + [True] * 10
+    drawn = names(Picture(cells))
+    assert text(drawn) == "cpu       cpu       "
+    assert [name for char, name in drawn if char == "c"] == ["user", "sorted"]
+
+
 def test_ascii() -> None:
     theme.use_ascii(True)
     try:

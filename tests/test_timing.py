@@ -568,3 +568,13 @@ async def test_time_moves_below_a_process_in_full(session_file: Path) -> None:
         assert len(s.app.screen_stack) == 2
         await s.press("backspace")
         assert len(s.app.screen_stack) == 1
+
+
+async def test_the_memory_knows_the_verdict() -> None:
+    frames = session.frames()
+    async with live(frames=0) as s:
+        for frame in frames[:5]:
+            await s.play(frame)
+        verdict = s.app.host.history.newest.report.verdict
+        (found,) = s.app.ring.levels(4, 5)
+        assert (found.pipe, found.state) == (verdict.pipe, verdict.state)

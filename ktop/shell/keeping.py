@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 
 from ktop import format as fmt
+from ktop.diagnosis.model import Report
 from ktop.kept import Mark
 from ktop.live_recording import LiveRecording, free_path, save
 from ktop.model import Frame
@@ -29,6 +30,11 @@ class Keeping(Shell):
         """A recording is shown; there is no now."""
         return self.source.state == REPLAY
 
+    def report(self) -> Report | None:
+        """What the diagnosis made of the newest frame; None while nobody follows it."""
+        newest = self.host.history.newest
+        return newest.report if self.following and newest is not None else None
+
     def arrived(self, frames: list[Frame]) -> None:
         """From the source: also into the file."""
         super().arrived(frames)
@@ -39,7 +45,7 @@ class Keeping(Shell):
         if len(bodies) != len(frames):
             bodies = [None] * len(frames)
         for frame, body in zip(frames, bodies, strict=True):
-            recording.put(frame, body)
+            recording.put(frame, body, self.report() if frame is self.host.whole else None)
         if recording.problem:
             self.say(f"recording ended: {recording.problem}", "bad")
             self.recording = None

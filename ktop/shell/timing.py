@@ -68,6 +68,8 @@ class Timing(Keeping):
     def arrived(self, frames: list[Frame]) -> None:
         """From the source. What is looked at may just have left the memory."""
         super().arrived(frames)
+        if (report := self.report()) is not None:
+            self.ring.judge(self.host.at, report)
         if said := self.player.forgotten():
             self._arrive(1, said)
         for at in range(max(self.ring.first + 1, self.ring.end - len(frames)), self.ring.end):
