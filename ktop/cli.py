@@ -20,6 +20,7 @@ USAGE_ERROR = 2
 # Modules of ktop.commands, in the order of the help.
 COMMANDS_APART: tuple[str, ...] = (
     "record", "replay", "diff", "export", "diagnose", "collect", "config")
+TIMES = ("--span", "--at")  # options whose value may be an offset
 ELSEWHERE = (None, "record")  # commands that can be about another host
 EPILOG = """\
 Keys: 1-6 panes, Space pause, + - interval, < > sort column, / filter, ? help,
@@ -179,10 +180,21 @@ COMMANDS: dict[str | None, Callable[[argparse.Namespace], int]] = {
     None: _live, "snapshot": _snapshot, "doctor": _doctor}
 
 
+def joined(argv: Sequence[str]) -> list[str]:
+    """`--span -10m..-5m` as `--span=-10m..-5m`: argparse would take an offset for an option."""
+    found: list[str] = []
+    for word in argv:
+        if found and found[-1] in TIMES and word[:1] == "-" and word[1:2].isdigit():
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ktop with these arguments; the exit status. A traceback never reaches the user."""
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(joined(sys.argv[1:] if argv is None else argv))
     if args.host is not None and args.command not in ELSEWHERE:
         parser.error(f"--host: ktop {args.command} is about this host or a file")
     try:
