@@ -14,7 +14,7 @@ from ktop.commands.diagnose import as_json, as_text
 from ktop.diagnosis.engine import Diagnosis
 from ktop.diagnosis.model import STATES, Report
 from ktop.diagnosis.thresholds import DEFAULT, chosen
-from ktop.model import Frame, ProcessEvent
+from ktop.model import Frame, ProcessEvent, Thread
 from ktop.model_block import BlockOp, BlockUser, Limit
 from ktop.model_files import (
     Descriptors,
@@ -364,6 +364,23 @@ def test_a_contended_mutex_and_an_idle_pool() -> None:
     pool = watch(lambda f: add(f, process(100, threads=50, cpu_pct=30.0, voluntary_per_s=2000.0,
                                           off_cpu_pct={"lock": 4900.0})))
     assert pool.verdict.pipe == "none"
+
+
+@pytest.mark.parametrize(("feeder", "busy_pct", "pipe"), [
+    (0.0, 25.0, "lock"),   # four threads take turns at one thing: one of them is not waiting
+    (0.0, 10.0, "none"),   # a pool with little to do
+    (0.0, 40.0, "none"),   # a pool with more than one at work
+    (300.0, 25.0, "none")])  # a pool, and a thread that feeds it
+def test_other_futexes_only_with_the_signs_of_a_lock(
+        feeder: float, busy_pct: float, pipe: str) -> None:
+    def trouble(f: Frame) -> None:
+        add(f, process(100, threads=5, off_cpu_pct={"lock": 500 - 4 * busy_pct}))
+        f.processes.threads = [
+            Thread(100, 100, "main", "S", 0, 0.0, 0.0, 0.0, None, feeder, 0.0),
+            *(Thread(101 + i, 100, "w", "S", 0, 1.0, 0.0, 100 - busy_pct, "futex", 150.0, 0.0)
+              for i in range(4))]
+
+    assert watch(trouble).verdict.pipe == pipe
 
 
 # -- findings --------------------------------------

@@ -2,8 +2,8 @@
 
 A futex wait alone says nothing: idle pools wait at futexes too. A mutex marks itself as contended
 in its value, which the accounts saw (`mutex`). Of other futexes (semaphores, condition variables,
-an interpreter's lock) only the signs of a lock count: waits are short, several threads wait, and
-what they wait for is busy all the time and never with two at once.
+an interpreter's lock) only the signs of a lock count: several threads wait again and again, at each
+moment exactly one of them does not, and there is no other thread that could feed them with work.
 """
 
 from __future__ import annotations
@@ -14,16 +14,26 @@ from ktop.diagnosis.model import Evidence, Pipe
 
 def contended(look: Look, w: Waiter) -> tuple[float, float]:
     """(stalled, confidence) of one process's locks."""
-    t, p = look.limits, w.process
+    t = look.limits
     if w.mutex >= t.mutex_stalled:
         return w.mutex, 0.9
-    waits = (p.voluntary_per_s or 0.0) + (p.involuntary_per_s or 0.0)
-    cpu = p.cpu_pct or 0.0
-    if (p.threads > 2 and w.futex >= t.futex_stalled and waits
-            and w.futex * 1e9 / waits <= t.futex_wait_ns
-            and t.futex_cpu_pct <= cpu <= t.futex_cpu_most_pct and w.cpu < 0.3):
-        return w.futex, 0.55
-    return 0.0, 0.0
+    if w.process.threads < 3 or w.futex < t.futex_stalled:
+        return 0.0, 0.0
+    queue = []
+    for thread in look.frame.processes.threads:
+        if thread.pid != w.process.pid:
+            continue
+        turns = thread.voluntary_per_s or 0.0
+        if turns >= t.futex_turns_per_s:
+            queue.append(thread)
+        elif turns > t.futex_idle_per_s or (thread.cpu_pct or 0.0) > 1.0:
+            return 0.0, 0.0
+    if len(queue) < 3 or not all(
+            (q.blocked_pct or 0.0) >= t.futex_waiting_pct and q.blocked_reason in ("futex", "lock")
+            for q in queue):
+        return 0.0, 0.0
+    waiting = sum(q.blocked_pct or 0.0 for q in queue) / 100
+    return (waiting, 0.6) if abs(len(queue) - waiting - 1) <= t.futex_one else (0.0, 0.0)
 
 
 def measure(look: Look) -> list[Pipe]:

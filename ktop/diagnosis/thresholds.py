@@ -86,9 +86,10 @@ class Thresholds:
     # -- lock --------------------------------------------------------------------------------------
     mutex_stalled: float = 0.8           # nearly one thread waits for a contended mutex, always
     futex_stalled: float = 1.5           # futexes of unknown kind: only with the signs of a lock:
-    futex_wait_ns: float = 30e6          # waits are short,
-    futex_cpu_pct: float = 85.0          # and what they guard is busy nearly all the time,
-    futex_cpu_most_pct: float = 135.0    # and never more than one thread at once
+    futex_turns_per_s: float = 10.0      # each of its threads waits again and again,
+    futex_waiting_pct: float = 50.0      # for most of its time,
+    futex_idle_per_s: float = 2.0        # all other threads do nothing,
+    futex_one: float = 0.1               # and one at a time is not waiting, give or take so much
 
     # -- upstream ----------------------------------------------------------------------------------
     upstream_stalled: float = 0.5

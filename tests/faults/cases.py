@@ -174,6 +174,12 @@ def futex(s: Stage) -> Scene:
     return Scene(group, culprit=group)
 
 
+def semaphore(s: Stage) -> Scene:
+    group = s.group("threads")
+    s.start("semaphore", s.random.randint(4, 10), s.random.choice((1, 5)), group=group)
+    return Scene(group, culprit=group)
+
+
 def slow_upstream(s: Stage) -> Scene:
     a, b, group, port = _pair(s)
     s.start("answer", port, s.random.choice((100, 200, 500)), netns=b, ready=True)
@@ -281,6 +287,7 @@ CASES = (
     Case("full backlog", full_backlog, ("tcp",)), Case("refused", refused, ("tcp",)),
     Case("timing out", timing_out, ("tcp",)), Case("conntrack", conntrack, ("tcp",)),
     Case("firewall", firewall, ("tcp",)), Case("futex", futex, ("lock",)),
+    Case("semaphore", semaphore, ("lock",)),
     Case("slow upstream", slow_upstream, ("upstream",)),
     Case("memory limit", memory_limit, ("memory",)),
     Case("missing files", missing_files, finding="missing files"),

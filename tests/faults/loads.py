@@ -222,6 +222,18 @@ def mutex(number: str, hold_us: str) -> None:
     threads(int(number), fight)
 
 
+def semaphore(number: str, hold_ms: str) -> None:
+    """Threads that queue at a lock of Python's, which is a semaphore."""
+    lock = threading.Lock()
+
+    def fight() -> None:
+        while True:
+            with lock:
+                time.sleep(float(hold_ms) / 1e3)
+
+    threads(int(number), fight)
+
+
 def answer(port: str, delay_ms: str, work_ms: str = "0") -> None:
     """A server that answers each message after a while."""
     server = socket.create_server(("0.0.0.0", int(port)), backlog=2048)
