@@ -21,6 +21,7 @@ from typing import TextIO
 
 from ktop import format as fmt
 from ktop import launch
+from ktop.diagnosis.engine import Diagnosis
 from ktop.model import Frame
 from ktop.narrow import narrow
 from ktop.recording import Info, RecordingError, Writer, default_name
@@ -105,6 +106,7 @@ class Recorder:
         self._restarts: deque[float] = deque(maxlen=RESTARTS)
         self._roster = Roster(order.scope) if order.scope else None
         self._redactor = Redactor() if order.redact else None
+        self._diagnosis = Diagnosis()  # of what is recorded, as a replay will see it
         self._banner = ""
         self._first: Frame | None = None
         self._last: Frame | None = None
@@ -183,7 +185,7 @@ class Recorder:
             frame, body = self._redactor.frame(frame), None
         order, writer = self._order, self._writer
         try:
-            writer.add(frame, body)
+            writer.add(frame, body, self._diagnosis.update(frame))
             if order.keep_ns is not None:
                 writer.trim(order.max_bytes, order.keep_ns)
             elif order.max_bytes is not None and writer.size > order.max_bytes - writer.step:

@@ -31,7 +31,7 @@ from ktop.text import clean
 from ktop.wire import WireError, decode_body
 
 __all__ = ["DiskFull", "FrameError", "Info", "Mark", "ProbeChange", "Recording", "RecordingError",
-           "Writer", "default_name"]
+           "Spell", "Writer", "default_name"]
 
 _ROW_BYTES = 12      # the least that a row takes: bounds how many a file can have
 _TEXT = 4096         # characters of a text in a small table
@@ -54,6 +54,16 @@ class ProbeChange(NamedTuple):
     name: str
     status: str
     reason: str
+
+
+class Spell(NamedTuple):
+    """A verdict of the diagnosis while it was recorded. until_ns None: it held to the end."""
+
+    wall_ns: int
+    until_ns: int | None
+    pipe: str
+    state: str
+    line: str
 
 
 class Recording:
@@ -264,6 +274,17 @@ class Recording:
                                f"ORDER BY rowid LIMIT {_CHANGES}")
             return [ProbeChange(*row) for row in rows
                     if isinstance(row[0], int) and isinstance(row[1], int)]
+        except sqlite3.Error as err:
+            raise problem(self.path, err) from None
+
+    def verdicts(self) -> list[Spell]:
+        """What was said to be the narrowest pipe, and when, while it was recorded; in order."""
+        try:
+            rows = self._texts("SELECT wall_ns, ifnull(until_ns, -1), pipe, state, line "
+                               f"FROM verdicts ORDER BY id LIMIT {_CHANGES}")
+            return [Spell(wall, None if until == -1 else until, str(pipe), str(state), str(line))
+                    for wall, until, pipe, state, line in rows
+                    if isinstance(wall, int) and isinstance(until, int)]
         except sqlite3.Error as err:
             raise problem(self.path, err) from None
 

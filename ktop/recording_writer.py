@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ktop import __version__
-from ktop.diagnosis.model import Report
+from ktop.diagnosis.model import PIPES, Report, Verdict
 from ktop.kept import Entry, Keeper, Mark, make_mark
 from ktop.model import SCHEMA, Frame
 from ktop.packing import FILE_LEVEL, GROUP, PackError
@@ -33,12 +33,14 @@ from ktop.recording_schema import (
     explain,
     shown,
 )
+from ktop.text import clean
 
 CHECKPOINT_PAGES = 500        # the WAL grows to so much, and with it what a checkpoint writes
 RESERVE_BYTES = 1 << 20       # reserved at once
 _MARGIN_BYTES = 64 << 10      # tables beside the blobs
 _BUSY_S = 5.0                 # a reader adding a mark
 _BULK = 256                   # frames a transaction when many are written at once
+LINE = 500                    # characters of a verdict's text
 _KEEP_SIZE = 1                # FALLOC_FL_KEEP_SIZE
 
 
@@ -72,6 +74,7 @@ class Writer:
         self.path = Path(path)
         self.frames = 0
         self.step = 0
+        self._verdict: tuple[str, str | None, str] | None = None
         self._keeper = Keeper(FILE_LEVEL)
         self._described = False
         self._closed = False
@@ -140,7 +143,20 @@ class Writer:
         self._reserve(len(entry.data))
         with self._transaction():
             self._insert([entry], 0)
+            if report is not None:
+                self._judge(frame.clock.wall_ns, report.verdict)
         return entry.at
+
+    def _judge(self, wall_ns: int, verdict: Verdict) -> None:
+        """A row for each verdict that names a pipe, from when to when it held."""
+        now = (verdict.pipe, verdict.resource, verdict.state) if verdict.pipe in PIPES else None
+        if now == self._verdict:
+            return
+        self._verdict = now
+        self._db.execute("UPDATE verdicts SET until_ns = ? WHERE until_ns IS NULL", (wall_ns,))
+        if now is not None:
+            self._db.execute("INSERT INTO verdicts(wall_ns, pipe, state, line) VALUES(?, ?, ?, ?)",
+                             (wall_ns, verdict.pipe, verdict.state, clean(verdict.text, LINE)))
 
     def put(self, entries: Iterable[Entry]) -> None:
         """All frames of a ring, oldest first, into a recording that has none."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ktop import levels
+from ktop.diagnosis.model import Report, Verdict
 from ktop.lens import Track
 from ktop.packing import GROUP
 from ktop.recording import Info, Recording, RecordingError, Writer, default_name
@@ -198,6 +199,23 @@ def test_a_sliding_window_forgets_whole_groups_and_does_not_grow(tmp_path):
         assert 20 * SECOND <= span <= (20 + GROUP) * SECOND
         for at in range(recording.first, 200):
             assert recording.frame(at) == frames[at]
+
+
+def test_verdicts_are_kept_from_when_to_when(tmp_path):
+    frames = stream(8, processes=3)
+    told = [("none", "ok"), ("block", "saturated"), ("block", "saturated"), ("cpu", "saturated"),
+            ("none", "ok"), ("none", "blind"), ("block", "errors"), ("block", "errors")]
+    with Writer(tmp_path / "a.ktop") as writer:
+        for frame, (pipe, state) in zip(frames, told, strict=True):
+            writer.add(frame, report=Report(Verdict(pipe=pipe, state=state, text=f"{pipe}\x1b")))
+    wall = [frame.clock.wall_ns for frame in frames]
+    with Recording(writer.path) as recording:
+        assert recording.verdicts() == [
+            (wall[1], wall[3], "block", "saturated", "block\\e"),
+            (wall[3], wall[4], "cpu", "saturated", "cpu\\e"),
+            (wall[6], None, "block", "errors", "block\\e")]
+        found = recording.levels(1, 2)[0]
+        assert found is not None and (found.pipe, found.state) == ("block", "saturated")
 
 
 def test_a_newer_version_is_refused_by_name(tmp_path):

@@ -64,6 +64,7 @@ def look(path: Path) -> str:
             assert all(is_clean(str(value)) for value in recording.about.values())
             assert all(is_clean(mark.note) for mark in recording.marks())
             assert all(is_clean(change.reason) for change in recording.probes())
+            assert all(is_clean(spell.line) for spell in recording.verdicts())
             assert recording.refresh() >= 0
             return f"read {read}"
     except RecordingError as err:
