@@ -11,6 +11,7 @@ import time
 from typing import NamedTuple, Protocol
 
 from ktop.diagnosis.engine import Diagnosis
+from ktop.diagnosis.thresholds import Thresholds
 from ktop.folds import WINDOW_NS, Folds
 from ktop.history import SECOND, History
 from ktop.model import Frame
@@ -74,13 +75,13 @@ class NoTrack:
 class _Past:
     """A History and the position up to which it is filled, in order; and the diagnosis of it."""
 
-    def __init__(self, scope: Scope, filled: int, diagnose: bool) -> None:
+    def __init__(self, scope: Scope, filled: int, limits: Thresholds | None) -> None:
         self.history = History()
         self.filled = filled
         self.begin = filled + 1  # the first position in it
         self.roster = Roster(scope)
         self.scope = scope
-        self.diagnosis = Diagnosis() if diagnose else None
+        self.diagnosis = Diagnosis(limits) if limits is not None else None
 
     def seen(self, whole: Frame) -> Frame:
         """A frame as the scope sees it."""
@@ -105,20 +106,20 @@ class _Past:
 class Lens:
     """What is in view: `whole` as it was taken, `frame` as the scope sees it, and its past.
 
-    before: the host's past, for the events that the scope's own begins with. diagnose: each tick of
-    the past gets its report.
+    before: the host's past, for the events that the scope's own begins with. limits: what diagnosis
+    judges by, for a report on each tick of the past; None: no reports.
     """
 
     def __init__(self, track: Track, scope: Scope, before: History | None = None,
-                 diagnose: bool = False) -> None:
+                 limits: Thresholds | None = None) -> None:
         self.track = track
         self.scope = scope
         self.whole: Frame | None = None
         self.frame: Frame | None = None
         self.at = -1  # position of `whole`
         self._before = before
-        self._diagnose = diagnose
-        self._past = _Past(scope, -1, diagnose)
+        self._limits = limits
+        self._past = _Past(scope, -1, limits)
         self._next: _Past | None = None  # a fuller past, being made
 
     def take(self, whole: Frame, at: int) -> None:
@@ -147,7 +148,7 @@ class Lens:
             before = self._before.until(whole.clock.monotonic_ns - 1)  # `whole` is added apart
             self._past.history = before.narrowed(self._past.roster.members(whole))
         if self.track.first < at < self.track.end:
-            self._next = _Past(self.scope, self._begin_of(at) - 1, self._diagnose)
+            self._next = _Past(self.scope, self._begin_of(at) - 1, self._limits)
 
     def _aim(self, at: int) -> None:
         """The past is to lead up to this position."""
@@ -156,7 +157,7 @@ class Lens:
         if self._past.covers(begin, moment):
             self._next = None
         elif self._next is None or not self._next.covers(begin, moment):
-            self._next = _Past(self.scope, begin - 1, self._diagnose)
+            self._next = _Past(self.scope, begin - 1, self._limits)
 
     def _begin_of(self, at: int) -> int:
         """Where the past of a position begins that its charts show."""

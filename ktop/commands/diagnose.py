@@ -152,7 +152,8 @@ def _evidence(e: Evidence) -> str:
     return f"    {e.text}: {_number(e.value)} {e.unit}{against}  [{e.source}]"
 
 
-def _actors(title: str, found: list[Actor]) -> list[str]:
+def actors(title: str, found: list[Actor]) -> list[str]:
+    """Culprits or victims below their title; nothing when there are none."""
     lines = []
     for a in found:
         who = a.comm if a.pid is None else f"{a.comm} {a.pid}"
@@ -176,7 +177,7 @@ def as_text(report: Report, health: Health) -> list[str]:
     lines = [f"{v.pipe}: {v.state}{since}, confidence {100 * v.confidence:.0f}%", f"  {v.text}"]
     lines += [f"  but: {doubt}" for doubt in v.doubts]
     lines += ["  evidence", *map(_evidence, v.evidence)] if v.evidence else []
-    lines += _actors("culprits", v.culprits) + _actors("victims", v.victims)
+    lines += actors("culprits", v.culprits) + actors("victims", v.victims)
     lines += [f"  check: {v.check}"] if v.check else []
     lines += [f"  next:  {v.next}"] if v.next else []
     for f in report.findings:

@@ -50,11 +50,22 @@ def add(commands: Any) -> None:
     parser.add_argument("--mouse", action=argparse.BooleanOptionalAction,
                         default=argparse.SUPPRESS,
                         help="mouse support (default: on, but off over SSH)")
+    parser.add_argument("--diagnose", action="store_true",
+                        help="no screen: what was tight from when to when, and at its worst")
+    parser.add_argument("--span", metavar="SPAN",
+                        help="with --diagnose: of 23:47-23:50, 23:47:10+30s or -10m..-5m only")
+    parser.add_argument("--json", action="store_true", help="with --diagnose: as JSON")
     scoped(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show it; the exit status."""
+    if args.diagnose:
+        from ktop.judge import main as judge
+
+        return judge(args)
+    if args.span is not None or args.json:
+        return _refuse("--span and --json go with --diagnose")
     from ktop import launch, terminal
     from ktop.cli import scope_of
     from ktop.privileges import drop_privileges

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from textual.timer import Timer
 
 from ktop import theme
+from ktop.diagnosis.thresholds import DEFAULT
 from ktop.driver import TerminalApp
 from ktop.history import History
 from ktop.lens import Lens
@@ -58,7 +59,8 @@ class Shell(TerminalApp):
         self.track: Track = self.ring
         self.following = True
         self.newest: Frame | None = None
-        self.host = self.lens = Lens(self.track, HOST, diagnose=True)
+        self.limits = DEFAULT  # what diagnosis judges by
+        self.host = self.lens = Lens(self.track, HOST, limits=self.limits)
         self.panes = [make() for make in panes]
         self.number = 1
         self._overlays: dict[FrameScreen, Lens] = {}

@@ -23,7 +23,7 @@ class Scoping(Shell):
         if scope == self.lens.scope:
             return
         if scope:
-            self.lens = Lens(self.track, scope, self.host.history, diagnose=True)
+            self.lens = Lens(self.track, scope, self.host.history, limits=self.limits)
             if self.host.whole is not None:
                 self.lens.take(self.host.whole, self.host.at)
         else:

@@ -53,7 +53,7 @@ class Timing(Keeping):
     def open_recording(self, source: ReplaySource) -> None:
         """Look at a recording: at the time that was asked for, or playing from its beginning."""
         self.track = source.track
-        self.host = self.lens = Lens(self.track, HOST, diagnose=True)
+        self.host = self.lens = Lens(self.track, HOST, limits=self.limits)
         self.player = Player(self.track)
         self.player.speed = source.speed
         self.following = False

@@ -98,9 +98,6 @@ class VirtualTable(StripWidget, can_focus=True):
             super().__init__(table)
             self.problem = problem
 
-    class Arranged(Changed):
-        """The user chose other columns."""
-
     def __init__(self, columns: Sequence[Column], identity: Callable[[Any], Key], *,
                  sort: str | None = None, frozen: int = 0, feed: bool = False,
                  empty: str = "nothing here", row_style: Callable[[Any], str | None] | None = None,
