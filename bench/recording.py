@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench.common import Row, end, require_root, tool
+from bench.common import Missing, Row, end, require_root, tool
 from ktop.kept import Entry, Keeper
 from ktop.lens import Moment
 from ktop.model import Frame
@@ -132,28 +132,37 @@ def _size(found: list[Frame], place: Path) -> float:
     return size
 
 
-def _sizes(seconds: int, place: Path) -> tuple[list[Row], list[Frame]]:
-    atop = tool("atop")
-    raw = place / "atop.raw"
+@contextlib.contextmanager
+def atop(raw: Path, seconds: int) -> Iterator[Callable[[], None]]:
+    """A function that starts it; it ends by itself, or with the block."""
+    try:
+        path = tool("atop")
+    except Missing:
+        yield lambda: None
+        return
     running: list[subprocess.Popen[bytes]] = []
+    try:
+        yield lambda: running.append(subprocess.Popen(
+            [path, "-w", str(raw), "1", str(seconds)], stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL))
+    finally:
+        for process in running:
+            end(process)
 
-    def start() -> None:
-        running.append(subprocess.Popen([atop, "-w", str(raw), "1", str(seconds)],
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
+def _sizes(seconds: int, place: Path) -> tuple[list[Row], list[Frame]]:
+    raw = place / "atop.raw"
     with load():
-        try:
+        with atop(raw, seconds) as start:
             both = frames(seconds, start)
-        finally:
-            for process in running:
-                end(process)
         alone = frames(seconds, lambda: None)
-    theirs = [raw.stat().st_size / seconds * 3600 / 1e6]
-    count = len(both[-1].processes.rows)
-    label = f"an hour at 1 s, {count} processes under load"
-    rows = [Row(label, "MB", [_size(both, place)], {"atop -w": [*theirs]}),
+    theirs: dict[str, list[float] | str] = {
+        "atop -w": [raw.stat().st_size / seconds * 3600 / 1e6] if raw.exists()
+        else "atop is not installed"}
+    label = f"an hour at 1 s, {len(both[-1].processes.rows)} processes under load"
+    rows = [Row(label, "MB", [_size(both, place)], dict(theirs)),
             Row(f"{label}: what atop has too", "MB", [_size(list(map(_without, both)), place)],
-                {"atop -w": [*theirs]}),
+                dict(theirs)),
             Row(f"{label}, without atop beside it", "MB", [_size(alone, place)])]
     return rows, alone
 
