@@ -136,6 +136,16 @@ async def test_family_and_the_way_back() -> None:
         assert "COMMAND" in s.text
 
 
+async def test_a_parent_that_is_not_there() -> None:
+    async with opened((120, 40)) as (s, screen):
+        for seq in (4, 5):
+            frame = played(seq)
+            frame.processes.rows = [p for p in frame.processes.rows if p.pid != 1]
+            await s.play(frame)
+        await s.press("u")
+        assert s.app.screen is screen and "its parent is not in the table" in s.lines[0]
+
+
 async def test_enter_on_other_rows_stays_here() -> None:
     async with opened() as (s, screen):
         for key in "2379":

@@ -24,6 +24,7 @@ from ktop.widgets.table import VirtualTable
 from ktop.wire import Control
 
 _ASK_AGAIN = 3  # frames without an answer after which a collector (another one?) is asked again
+_SAID_S = 4.0
 _BACK = 2  # frames before its exit that are looked through for its last row
 _STATE_STYLE = {"R": "good", "D": "bad", "Z": "warn", "T": "warn", "t": "warn"}
 _HINTS = (Hint("Esc", "Back", 0), Hint("?", "Help", 1), Hint("Tab", "View", 2),
@@ -81,6 +82,8 @@ class ProcessDetail(FrameScreen):
         self._unanswered = 0
         self._seq = -1
         self._sought = False  # its last row, in the past
+        self._host: Frame | None = None
+        self._said = ""
 
     def compose(self) -> ComposeResult:
         """Who, the views, the view, the keys."""
@@ -110,7 +113,8 @@ class ProcessDetail(FrameScreen):
         self._ask_again(frame)
         if self._remember():
             self.body.look(frame, history, host)
-        self.query_one("#who-line", Line).set(self._who(host))
+        self._host = host
+        self._show_who()
 
     def _remember(self) -> bool:
         """Of one that had ended before it was looked at, the last frame that has it is in the
@@ -165,6 +169,8 @@ class ProcessDetail(FrameScreen):
         state = getattr(self.app, "state_word", "")
         if state and state != "LIVE":
             pieces.append((f"  {state}", "warn"))
+        if self._said:
+            pieces.insert(1, (f"{self._said}  ", "warn"))
         return pieces
 
     # -- views ---------------------------------------------------------------------------------
@@ -189,11 +195,24 @@ class ProcessDetail(FrameScreen):
     def _open(self, row: Process) -> None:
         cast(Any, self.app).open_over(ProcessDetail(row.pid, row.start_boottime_ns, row.comm))
 
+    def _say(self, text: str) -> None:
+        """A word in the first line, for a few seconds."""
+        self._said = text
+        self._show_who()
+        if text:
+            self.set_timer(_SAID_S, lambda: self._say(""))
+
+    def _show_who(self) -> None:
+        if self._host is not None:
+            self.query_one("#who-line", Line).set(self._who(self._host))
+
     def action_parent(self) -> None:
         """Open the process that started it."""
         parents = self.body.parents()
         if parents:
             self._open(parents[0])
+        else:
+            self._say("its parent is not in the table")
 
     def action_stacks(self) -> None:
         """Take its stacks."""

@@ -353,8 +353,10 @@ class DetailPane(ViewPane):
         parts = [paragraph("""One process, without its children. Its threads are at any moment in
             exactly one of these states; together they are wall time x threads, so that the
             figures of an interval sum to the mean number of threads, and so does each column of
-            the picture. % are of all its thread time. A thread that ended within the interval is
-            in it with its CPU time only, unless it is the process in view that lost it."""), "",
+            the picture. % are of all its thread time. CPU time and run queue wait are the
+            kernel's own counters; time off CPU, by reason, is no more than they leave. Threads
+            that ended within an interval are counted in full while this screen is open, in
+            samples from before with their CPU time only."""), "",
                  states, "", paragraph("""Descriptors, limits, rights, memory, kernel stacks and
             system calls are read from /proc/PID while this screen is open: they are not in a
             recording that was made without it. Many descriptors and threads are read in turns.
