@@ -447,6 +447,38 @@ def test_a_process_that_has_ended_is_named_by_another_with_the_same_file() -> No
     assert symbols.Names(None).answer({**asked, "pid": os.getpid()}, mine)["note"]
 
 
+def test_a_kernel_that_refuses_ends_the_run_and_not_the_collector(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    freed: list[str] = []
+
+    class Refusing(collect.Engine):
+        def start(self) -> None:
+            self.loaded.maps = {}
+
+        def poll(self) -> bool:
+            return True
+
+        def attach_only(self, names: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        def close(self) -> None:
+            freed.append("closed")
+
+    monkeypatch.setattr(collect, "Engine", Refusing)
+    monkeypatch.setattr(collect.syscall, "map_update", lambda *args: None)
+    one = collect.StacksLayer({}, [], lambda group: None)
+    one.request(Profile(seconds=3))
+    assert one._run is not None and one._run.engine is not None
+    one._run.engine.loaded.maps = dict.fromkeys(  # type: ignore[assignment]
+        ("stacks_config", "stacks_pids", "stacks_cgroups"), type("M", (), {"fd": -1}))
+    frame = frame_with(None)
+    one.drain()
+    one.update(frame)
+    assert frame.stacks is not None and frame.stacks.state == "failed"
+    assert frame.stacks.reason == "the kernel refused: Operation not permitted"
+    assert freed == ["closed"]
+
+
 def test_an_old_result_leaves_the_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     class Nothing(collect.Engine):
         def start(self) -> None:

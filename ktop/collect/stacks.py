@@ -184,12 +184,14 @@ class Run:
         """The end, by the clock or on request: detach, read for the last time, let go."""
         engine, self.engine = self.engine, None
         if engine is not None:
-            if self.state == "running":
-                engine.attach_only(())
-                self._elapsed = time.monotonic() - self._began
-                self._table.read(engine, time.monotonic_ns())
-                self._price.look(engine, last=True)
-            self._free(engine)
+            try:
+                if self.state == "running":
+                    engine.attach_only(())
+                    self._elapsed = time.monotonic() - self._began
+                    self._table.read(engine, time.monotonic_ns())
+                    self._price.look(engine, last=True)
+            finally:
+                self._free(engine)
         self.ended_at = time.monotonic()
         if self.state == "running":
             self.state = "naming"
@@ -224,6 +226,12 @@ class Run:
         self._over("ended")
 
     # -- data ----------------------------------------------------------------------------------
+
+    def tick(self, frame: Frame, path: Callable[[int], str | None]) -> None:
+        """Once a frame, however long the maps take to read."""
+        self.follow(frame.cgroups, path)
+        self.read()
+        self.poll(frame.processes.rows)
 
     def read(self) -> None:
         """Take the sums as they are now."""
@@ -295,7 +303,7 @@ class StacksLayer:
         """Begin, end, or forget (ktop.wire.Profile)."""
         if not wish.seconds > 0:
             if self._run is not None and self._run.state in ("loading", "running"):
-                self._run.stop()
+                self._try(self._run.stop)
             else:
                 self._forget()
             return
@@ -314,8 +322,17 @@ class StacksLayer:
 
     def drain(self) -> None:
         """Between ticks: go on with what is under way."""
-        if self._run is not None and self._run.state not in ("ended", "failed"):
-            self._run.poll(self._processes)
+        run = self._run
+        if run is not None and run.state not in ("ended", "failed"):
+            self._try(lambda: run.poll(self._processes))
+
+    def _try(self, work: Callable[[], None]) -> None:
+        """What the kernel refuses is the end of this run, not of the collector."""
+        try:
+            work()
+        except OSError as err:
+            if self._run is not None:
+                self._run.fail(f"the kernel refused: {err.strerror or err}")
 
     def update(self, frame: Frame) -> None:
         """This tick's part of the frame."""
@@ -329,9 +346,7 @@ class StacksLayer:
             self._forget()
             return
         if not over:
-            run.follow(frame.cgroups, self._path)
-            run.read()
-            run.poll(self._processes)
+            self._try(lambda: run.tick(frame, self._path))
         frame.stacks = run.result()
 
     def close(self) -> None:

@@ -140,7 +140,7 @@ class Table:
         changed = {key for key, value in entries
                    if self._row(engine, key).set(*SUM_STRUCT.unpack(value))}
         if len(entries) > SUMS // 2:
-            self._free_sums(engine, {key for key, _ in entries} - changed)
+            changed |= self._free_sums(engine, {key for key, _ in entries} - changed)
         if len(self._in_kernel) > TRACES // 2:
             self._free_traces(engine)
         under_way: dict[bytes, tuple[int, int]] = {}
@@ -157,15 +157,19 @@ class Table:
                                   for raw in engine.read_percpu("stacks_counters", at))
         self.name()
 
-    def _free_sums(self, engine: Engine, keys: set[bytes]) -> None:
-        """Sums that rest go on here: a busy host finds new stacks all the time."""
+    def _free_sums(self, engine: Engine, keys: set[bytes]) -> set[bytes]:
+        """Sums that rest go on here: a busy host finds new stacks all the time. Those that had
+        changed in the meantime."""
         fd = engine.loaded.maps["stacks_sums"].fd
+        changed: set[bytes] = set()
         with contextlib.suppress(OSError):  # before 5.14 there is no way to take and delete
             for key in keys:
                 row = self._rows[key]
                 samples, ns = SUM_STRUCT.unpack(syscall.map_take(fd, key, SUM_STRUCT.size))
-                row.set(samples, ns)
+                if row.set(samples, ns):
+                    changed.add(key)
                 row.base = row.samples, row.ns
+        return changed
 
     def _free_traces(self, engine: Engine) -> None:
         """Stacks that are known here need not be kept there; they keep their hash."""
