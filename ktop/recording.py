@@ -165,8 +165,9 @@ class Recording:
                 break
         if real < len(rows) / 2:
             raise RecordingError(f"{shown(self.path)}: table frames is damaged")
-        missing = len(found) - real
-        self.notes.append(f"{missing or len(rows) - real} samples are missing")
+        missing = len(found) - real or len(rows) - real
+        self.notes.append("1 sample is missing" if missing == 1
+                          else f"{missing} samples are missing")
         return found
 
     # -- the track -----------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def test_a_position_out_of_order_is_a_missing_sample(tmp_path):
     path = changed(tmp_path / "a.ktop",
                    "UPDATE frames SET position = 1 << 60 WHERE position = 39")
     with Recording(path) as recording:
-        assert recording.end == 39 and recording.notes == ["1 samples are missing"]
+        assert recording.end == 39 and recording.notes == ["1 sample is missing"]
     # fuzzing found this one: a varint within the page, so that the order is broken
     bad = bytearray(good())
     bad[8192 + 39:8192 + 56] = b"PS\xfd\xf7/q\xa7\x01Ia\xdd\xdf\xe6\xa5\xa33\xb8"
