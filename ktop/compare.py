@@ -4,10 +4,11 @@ Each figure's value is its mean over the time that is known of it, for rates and
 the frames' intervals; histograms are merged first and then asked for percentiles. Who is not in a
 frame that lists all of its kind did nothing in it; in a frame that left rows out it is not known.
 
-The rule of what matters: a change must be of at least FLOORS (by unit), of a tenth of the larger
-value, and beyond three standard errors of the difference of the means; a percentile must change by
-a quarter (that is what a bucket holds) and rest on enough samples. What passes is ordered by
-|log2((b + floor) / (a + floor))| x log10(1 + |b - a| / floor): doublings times decades.
+The rule of what matters: a change must be of at least its floor (LEAST, else FLOORS by unit), of a
+tenth of the larger value, and beyond three standard errors of the difference of the means; a
+percentile must change by a quarter (that is what a bucket holds) and rest on enough samples. What
+passes is ordered by |log2((b + floor) / (a + floor))| x log10(1 + |b - a| / floor): doublings times
+decades.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ from ktop.scope import Roster, Scope
 # by unit: less than this is no change worth a line
 FLOORS = {"pct": 1.0, "per_s": 1.0, "bytes_per_s": 16384.0, "bytes": 1 << 20, "ns": 100_000.0,
           "number": 0.1, "count": 2.0}
+# figures of which there are always many
+LEAST = dict.fromkeys((
+    "voluntary_per_s", "involuntary_per_s", "switches_per_s", "migrations_per_s", "time_wait",
+    "rx_packets_per_s", "tx_packets_per_s", "segments_out_per_s", "refaults_per_s",
+    "scanned_direct_per_s", "scanned_kswapd_per_s"), 100.0)
 RELATIVE = 0.1
 ERRORS = 3.0
 BUCKET = 1.25
@@ -132,6 +138,11 @@ class Tally:
 
     def add(self, frame: Frame) -> None:
         """One more. A first sample has no interval and counts for nothing but being there."""
+        for _ in self.adding(frame):
+            pass
+
+    def adding(self, frame: Frame) -> Iterator[None]:
+        """The same a kind at a time."""
         clock = frame.clock
         ns = clock.interval_ns or 0
         self.frames += 1
@@ -156,6 +167,7 @@ class Tally:
                 group.whole += whole
                 group.whole_ns += ns * whole
                 self._rows(kind, group, rows, ns, whole)
+            yield
 
     def _rows(self, kind: Kind, group: _Group, rows: Iterable[Any], ns: int,
               whole: bool) -> None:
@@ -272,12 +284,11 @@ def score(a: float, b: float, floor: float) -> float:
     return abs(math.log2((b + floor) / (a + floor))) * math.log10(1 + abs(b - a) / floor)
 
 
-def _judged(a: Value, b: Value, unit: str) -> tuple[float, bool]:
+def _judged(a: Value, b: Value, floor: float) -> tuple[float, bool]:
     """Score, and whether it matters."""
     if a.value is None or b.value is None:
         return 0.0, False
     one, other = max(0.0, a.value), max(0.0, b.value)
-    floor = FLOORS[unit]
     change, larger = abs(other - one), max(one, other)
     found = score(one, other, floor)
     if change < floor or change < RELATIVE * larger:
@@ -341,13 +352,14 @@ def _of(kind: Kind, key: Hashable, a: Tally, b: Tally) -> list[Change]:
                 one, other = (t.percentile(kind, key, figure, pct) for t in (a, b))
                 if one.value is not None or other.value is not None:
                     found.append(Change(kind.layer, kind.kind, name, f"{figure}.p{pct:g}", "ns",
-                                        one.value, other.value, *_judged(one, other, "ns"), state,
-                                        pid, start))
+                                        one.value, other.value, *_judged(one, other, FLOORS["ns"]),
+                                        state, pid, start))
         elif any(figure in thing.means for thing in things):
             unit = unit_of(figure)
             one, other = a.value(kind, key, figure), b.value(kind, key, figure)
             found.append(Change(kind.layer, kind.kind, name, figure, unit, one.value, other.value,
-                                *_judged(one, other, unit), state, pid, start))
+                                *_judged(one, other, LEAST.get(figure, FLOORS[unit])), state, pid,
+                                start))
     return found
 
 
@@ -372,7 +384,7 @@ def same_boot(a: Frame, b: Frame) -> bool:
 
 def reading(track: Track, positions: range, tally: Tally, scope: Scope | None = None,
             most: int = MOST_FRAMES) -> Iterator[int]:
-    """Add the frames at these positions, one a step; how many have been read or passed over."""
+    """Add the frames at these positions, a part of one a step; how many have been read so far."""
     step = max(1, -(-len(positions) // most))
     roster = Roster(scope) if scope else None
     before = None
@@ -387,7 +399,9 @@ def reading(track: Track, positions: range, tally: Tally, scope: Scope | None = 
             continue
         try:
             frame = track.frame(at)
-            tally.add(narrow(frame, roster.members(frame)) if roster else frame)
         except LookupError:
             tally.unreadable += 1
-        yield number + 1
+            continue
+        yield number
+        for _ in tally.adding(narrow(frame, roster.members(frame)) if roster else frame):
+            yield number + 1

@@ -148,8 +148,8 @@ def test_noise_does_not_matter_and_a_doubling_does() -> None:
                 "switches_per_s")
     assert change.matters and change.ratio == pytest.approx(2, rel=0.2)
     assert change.score == pytest.approx(
-        abs(math.log2((change.b + 1) / (change.a + 1)))
-        * math.log10(1 + abs(change.b - change.a)))
+        abs(math.log2((change.b + 100) / (change.a + 100)))
+        * math.log10(1 + abs(change.b - change.a) / 100))
 
 
 def test_standard_error_is_that_of_the_frames() -> None:
@@ -170,9 +170,9 @@ def test_least_and_tenth(a: float, b: float, matters: bool) -> None:
     for value in (a, b):
         frames = [make_frame(seq, processes=1) for seq in range(2, 12)]
         for frame in frames:
-            frame.sched.migrations_per_s = value
+            frame.processes.execs_per_s = value
         sides.append(tallied(frames))
-    assert of(compare(*sides), "sched", "", "", "migrations_per_s").matters is matters
+    assert of(compare(*sides), "processes", "", "", "execs_per_s").matters is matters
 
 
 def test_the_order_is_the_score_and_a_histogram_is_told_once() -> None:

@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
         description="Compares the last minute of A with the one before, or the spans given; with "
                     "B all of A with all of B. Means, rates and percentiles; what changed most "
                     "comes first. Left out: less than a tenth, less than a unit's least (1 %, "
-                    "1/s, 16K/s, 1M, 100us), less than three standard errors; of percentiles less "
+                    "1/s, 16K/s, 1M, 100us; of switches and packets 100/s), less than three standard errors; of percentiles less "
                     "than a quarter.")
     parser.add_argument("a", metavar="A", help="a recording")
     parser.add_argument("b", metavar="B", nargs="?", help="another one (default: the same)")
@@ -164,7 +164,7 @@ def _line(change: Change) -> str:
 
 def as_json(a: Tally, b: Tally, found: Comparison) -> dict[str, Any]:
     """All of it as plain objects; figures in the units of their names (percentiles: ns)."""
-    from ktop.compare import BUCKET, ERRORS, FLOORS, RELATIVE
+    from ktop.compare import BUCKET, ERRORS, FLOORS, LEAST, RELATIVE
 
     def span(tally: Tally) -> dict[str, Any]:
         return {"hostname": tally.hostname, "begin_wall_ns": tally.begin_ns,
@@ -176,8 +176,8 @@ def as_json(a: Tally, b: Tally, found: Comparison) -> dict[str, Any]:
 
     return {
         "before": span(a), "after": span(b),
-        "rule": {"floors": FLOORS, "relative": RELATIVE, "standard_errors": ERRORS,
-                 "percentile_ratio": BUCKET},
+        "rule": {"floors": FLOORS, "floors_by_figure": LEAST, "relative": RELATIVE,
+                 "standard_errors": ERRORS, "percentile_ratio": BUCKET},
         "changes": [{
             "layer": c.layer, "kind": c.kind or "host", "name": c.name, "figure": c.figure,
             "unit": c.unit, "before": c.a, "after": c.b, "difference": c.difference,

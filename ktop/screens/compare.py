@@ -45,8 +45,9 @@ are merged first and then asked for percentiles. Whoever is not in a sample that
 of its kind did nothing then; "-" is not known.
 
 Listed is what changed by a tenth, by more than its unit's least (1 %, 1/s, 16K/s, 1M,
-100us, 0.1 threads) and by more than three standard errors; a percentile by a quarter, of
-enough samples. The order: doublings times decades above that least."""
+100us, 0.1 threads; 100/s of switches and packets) and by more than three standard
+errors; a percentile by a quarter, of enough samples. The order: doublings times decades
+above that least."""
 
 
 class _Row(NamedTuple):
