@@ -31,8 +31,8 @@ def add(commands: Any) -> None:
         description="Compares the last minute of A with the one before, or the spans given; with "
                     "B all of A with all of B. Means, rates and percentiles; what changed most "
                     "comes first. Left out: less than a tenth, less than a unit's least (1 %, "
-                    "1/s, 16K/s, 1M, 100us; of switches and packets 100/s), less than three standard errors; of percentiles less "
-                    "than a quarter.")
+                    "1/s, 16K/s, 1M, 100us; of switches and packets 100/s), less than three "
+                    "standard errors; of percentiles less than a quarter.")
     parser.add_argument("a", metavar="A", help="a recording")
     parser.add_argument("b", metavar="B", nargs="?", help="another one (default: the same)")
     parser.add_argument("--span", action="append", default=[], metavar="SPAN",
