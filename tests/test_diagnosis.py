@@ -342,6 +342,21 @@ def test_upstream_is_waited_for_and_an_idle_keep_alive_is_not() -> None:
         assert found.verdict.pipe == "none", innocent
 
 
+@pytest.mark.parametrize(("blocked_pct", "accepted", "pipe"), [
+    (290.0, 0, "upstream"),  # three threads wait, and three connections asked at once again
+    (0.0, 0, "none"),        # answered at once, and nobody waits
+    (290.0, 3, "none")])     # the threads wait for requests of clients
+def test_in_and_out_in_one_tick_of_the_clock(blocked_pct: float, accepted: int, pipe: str) -> None:
+    def trouble(f: Frame) -> None:
+        assert f.tcp is not None
+        f.tcp.connections = [
+            *(connection(i, sent_ago_ms=60, received_ago_ms=60) for i in range(3)),
+            *(connection(10 + i, "10.9.9.9", active=False) for i in range(accepted))]
+        add(f, process(100, "client", waits_pct={"socket": blocked_pct}))
+
+    assert watch(trouble).verdict.pipe == pipe
+
+
 def test_a_server_here_that_waits_for_its_disk_is_not_an_upstream() -> None:
     def trouble(f: Frame) -> None:
         assert f.tcp is not None

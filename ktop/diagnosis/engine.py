@@ -70,6 +70,7 @@ class Diagnosis:
         pipes = self._measure(look)
         tight = self._hold(pipes, look.seconds, now)
         tight.sort(key=lambda p: (-score(p, self.limits), p.pipe, p.resource or ""))
+        cause_first(tight)
         named = {(p.pipe, p.resource) for p in tight}
         order = {name: i for i, name in enumerate(PIPES)}
         rest = [_quiet(p) for p in pipes if (p.pipe, p.resource) not in named]
@@ -139,6 +140,19 @@ class Diagnosis:
                 finding.since_s = (now - held.since_ns) / 1e9
                 found.append(finding)
         return sorted(found, key=lambda f: (f.kind, -f.since_s, f.text))
+
+
+def cause_first(tight: list[Pipe]) -> None:
+    """A disk that is full of what too little memory makes somebody read again is the memory's."""
+    memory = next((p for p in tight if p.pipe == "memory"), None)
+    if memory is None:
+        return
+    waiting = {a.pid for a in memory.victims}
+    above = next((i for i, p in enumerate(tight) if p.pipe == "block" and p.culprits
+                  and p.culprits[0].pid in waiting), None)
+    at = tight.index(memory)
+    if above is not None and above < at:
+        tight.insert(above, tight.pop(at))
 
 
 def _quiet(pipe: Pipe) -> Pipe:

@@ -22,7 +22,7 @@ def waits(look: Look, c: Connection, listening: set[tuple[int, int]]) -> bool:
         return False
     if c.active is None and (c.netns, c.local_port) in listening:
         return False
-    if c.received_ago_ms is not None and c.sent_ago_ms >= c.received_ago_ms:
+    if c.received_ago_ms is not None and c.sent_ago_ms > c.received_ago_ms:
         return False  # it was answered
     if c.unacked_bytes or c.unsent_bytes or c.zero_window or c.recovery:
         return False  # that is the path's fault or the peer's window: tcp
@@ -30,6 +30,30 @@ def waits(look: Look, c: Connection, listening: set[tuple[int, int]]) -> bool:
         return False  # it only sends so far: a stream has no answers
     least = max(t.upstream_wait_ms, t.upstream_rtts * (c.srtt_ns or 0) / 1e6)
     return least <= c.sent_ago_ms <= t.upstream_forget_ms
+
+
+def tied(c: Connection) -> bool:
+    """Whether in and out fell into one tick of the kernel's clock: answered, or asked again."""
+    return c.sent_ago_ms == c.received_ago_ms
+
+
+def _decided(look: Look, tcp: Tcp, rows: list[Connection]) -> list[Connection]:
+    """Without the ties that no thread waits for.
+
+    A process's threads that wait at sockets are spread first over the connections it accepted (they
+    wait for requests) and those that wait without a doubt; what is left waits for the ties.
+    """
+    left: dict[int | None, float] = {pid: w.socket for pid, w in look.waiters.items()}
+    for c in tcp.connections if any(tied(c) for c in rows) else ():
+        if c.active is False and c.state == "ESTAB" and c.pid in left:
+            left[c.pid] -= 1
+    found = []
+    for c in sorted(rows, key=lambda c: (tied(c), -(c.tx_bytes_per_s or 0.0), c.id)):
+        if not tied(c) or (left.get(c.pid, 0.0) >= 0.5 and c.tx_bytes_per_s):
+            found.append(c)
+            if c.pid in left:
+                left[c.pid] -= 1
+    return found
 
 
 def _excused(look: Look, tcp: Tcp, c: Connection) -> bool:
@@ -50,10 +74,11 @@ def measure(look: Look) -> list[Pipe]:
     if tcp is None or tcp.connections_total is None:
         return [Pipe("upstream", state="blind", why_blind="no sockets are read")]
     listening = {(row.netns, row.local_port) for row in tcp.listeners}
+    rows = [c for c in tcp.connections if waits(look, c, listening)
+            and look.inside(c.pid, c.cgroup)]
     peers: dict[tuple[str, int], list[Connection]] = {}
-    for c in tcp.connections:
-        if (waits(look, c, listening) and look.inside(c.pid, c.cgroup)
-                and not _excused(look, tcp, c)):
+    for c in _decided(look, tcp, rows):
+        if not _excused(look, tcp, c):
             peers.setdefault((c.remote, c.remote_port), []).append(c)
     pipes = [_one(look, tcp, key, rows) for key, rows in peers.items()]
     return pipes or [Pipe("upstream", stalled=0.0)]
