@@ -157,6 +157,19 @@ def test_packed_sends_no_more_than_is_answered() -> None:
         process.stdin.close()
 
 
+def test_without_root_it_says_what_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ktop.collect import main
+
+    monkeypatch.setattr(main.os, "geteuid", lambda: 1000)
+    collector = main.Collector(main.Options(as_root="--remote-command 'sudo ktop'"))
+    collector.start()
+    try:
+        banner = collector.tick().health.banner or ""
+    finally:
+        collector.close()
+    assert "not root: --remote-command 'sudo ktop' shows everything" in banner
+
+
 def test_collect_is_not_for_terminals() -> None:
     with PtyShell([*KTOP, "collect"]) as shell:
         assert shell.wait() == 2

@@ -33,7 +33,8 @@ MIN_INTERVAL_NS, MAX_INTERVAL_NS = 100_000_000, 60_000_000_000
 class Options:
     """interval_ns between frames; bpf False: psutil only; watch: layers whose on-demand probes are
     attached from the start; skip: probes not to load, btf False: use the installed kernel headers
-    (both for tests). limits: what volumes are sold as, `vda=3000iops,125MBps`."""
+    (both for tests). limits: what volumes are sold as, `vda=3000iops,125MBps`. as_root: what a user
+    would start to see everything."""
 
     interval_ns: int = 1_000_000_000
     bpf: bool = True
@@ -41,6 +42,7 @@ class Options:
     skip: tuple[str, ...] = ()
     btf: bool = True
     limits: tuple[str, ...] = ()
+    as_root: str = "sudo ktop"
 
 
 class Collector:
@@ -74,7 +76,7 @@ class Collector:
             self._without("started with --no-bpf")
             return
         if os.geteuid() != 0:
-            self._without("not root: sudo ktop shows everything")
+            self._without(f"not root: {self.options.as_root} shows everything")
             return
         options = {"cgroup_v1": bool(hierarchy and hierarchy.v1),
                    "skip": list(self.options.skip), "btf": self.options.btf}

@@ -39,4 +39,4 @@ def run(args: argparse.Namespace) -> int:
 
     return serve_pipes(0, 1, Options(
         interval_ns=round(args.interval * 1e9), bpf=args.bpf, watch=args.watch,
-        limits=tuple(args.limits)), args.packed)
+        limits=tuple(args.limits), as_root="--remote-command 'sudo ktop'"), args.packed)
