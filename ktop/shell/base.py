@@ -14,6 +14,7 @@ from ktop.driver import TerminalApp
 from ktop.history import History
 from ktop.lens import Lens
 from ktop.model import Frame
+from ktop.packing import PackError
 from ktop.panes.base import Pane
 from ktop.panes.pipes import headline, sections
 from ktop.rewind import Ring
@@ -92,8 +93,12 @@ class Shell(TerminalApp):
 
     def arrived(self, frames: list[Frame]) -> None:
         """From the source: all of them into the past, the newest to the screen, soon."""
-        for frame in frames:
-            at = self.ring.add(frame)
+        for frame, body in zip(frames, self.bodies(frames), strict=True):
+            try:
+                at = self.ring.add(frame, body)
+            except PackError as err:
+                self.say(f"a sample is left out: {err}", "warn")
+                continue
             if self.following:
                 for lens in self.lenses():
                     lens.take(frame, at)
@@ -103,6 +108,11 @@ class Shell(TerminalApp):
         if not self._tick_due:
             self._tick_due = True
             self.call_next(self._tick)
+
+    def bodies(self, frames: list[Frame]) -> list[bytes | None]:
+        """The frames that are being handed out as they came over the wire, where that is known."""
+        found: list[bytes | None] = list(self.source.bodies)
+        return found if len(found) == len(frames) else [None] * len(frames)
 
     def lenses(self) -> list[Lens]:
         """All that look at the same position."""

@@ -41,10 +41,7 @@ class Keeping(Shell):
         recording = self.recording
         if recording is None:
             return
-        bodies: list[bytes | None] = list(self.source.bodies)
-        if len(bodies) != len(frames):
-            bodies = [None] * len(frames)
-        for frame, body in zip(frames, bodies, strict=True):
+        for frame, body in zip(frames, self.bodies(frames), strict=True):
             recording.put(frame, body, self.report() if frame is self.host.whole else None)
         if recording.problem:
             self.say(f"recording ended: {recording.problem}", "bad")
