@@ -320,10 +320,31 @@ def test_listener_conntrack_and_firewall() -> None:
     table = with_tcp(namespaces=[Namespace(1, "host", True, conntrack_count=100, conntrack_max=100,
                                            conntrack_drops_per_s=8.0)])
     assert "conntrack" in (table.verdict.resource or "")
-    rule = with_tcp(drops=[Drop("NETFILTER_DROP", "tcp", 1, per_s=3.0)],
-                    namespaces=[Namespace(1, "host", True)])
-    assert "firewall" in (rule.verdict.resource or "")
     assert with_tcp(drops=[Drop("NO_SOCKET", "udp", 1, per_s=3.0)]).verdict.pipe == "none"
+
+
+def test_a_firewall_that_harms_somebody_and_one_that_keeps_scanners_out() -> None:
+    scans = [Drop("NETFILTER_DROP", "tcp", 1, per_s=30.0, source="6.6.6.6:999",
+                  destination="10.0.0.1:23")]
+    here = [Namespace(1, "host", True)]
+    assert with_tcp(drops=scans, namespaces=here).verdict.pipe == "none"
+    meant = with_tcp(drops=scans, namespaces=here, listeners=[Listener(1, 1, "0.0.0.0", 23)])
+    assert meant.verdict.resource == "firewall of host"
+    ours = [Drop("NETFILTER_DROP", "tcp", 1, per_s=3.0, source="10.0.0.1:999",
+                 destination="10.0.0.2:80")]
+    opening = with_tcp(drops=ours, namespaces=here, connections=[
+        connection(1, port=80, state="SYN-SENT", age_ns=2 * SECOND)])
+    assert {p.resource for p in opening.pipes if p.state == "errors"} == {
+        "10.0.0.2:80", "firewall of host"}
+
+
+def test_who_gets_through_at_another_address_is_not_refused() -> None:
+    def event(remote: str, result: str) -> TcpEvent:
+        return TcpEvent("connect", 0, 1, "::1", 1, remote, 80, result=result, pid=100,
+                        comm="client", cgroup=2)
+
+    assert with_tcp(events=[event("::1", "ECONNREFUSED"), event("127.0.0.1", "ok")] * 3
+                    ).verdict.pipe == "none"
 
 
 def test_upstream_is_waited_for_and_an_idle_keep_alive_is_not() -> None:

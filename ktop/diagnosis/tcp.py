@@ -13,7 +13,7 @@ from ktop import hist
 from ktop.diagnosis.look import MOST, Look, set_percentiles
 from ktop.diagnosis.model import Actor, Evidence, Pipe
 from ktop.model import Hist
-from ktop.model_tcp import Connection, Listener, Tcp
+from ktop.model_tcp import Connection, Drop, Listener, Tcp
 
 _WINDOW_NS = 3_000_000_000  # connects are judged over so long
 _OPEN = ("ESTAB", "CLOSE-WAIT")  # of later states nobody waits: the program has closed it
@@ -77,7 +77,7 @@ class TcpPipes:
         pipes += self._connects(look, tcp)
         pipes += [pipe for row in tcp.listeners if (pipe := _listener(look, row)) is not None]
         pipes += _namespaces(look, tcp)
-        pipes += _drops(look, tcp, sum(c.stalled for c in causes))
+        pipes += _drops(look, tcp, causes)
         if pipes:
             return pipes
         quiet = Pipe("tcp", stalled=sum(c.stalled for c in causes),
@@ -113,9 +113,18 @@ class TcpPipes:
                 continue
             failed, made = sum(x.failed for x in found), sum(x.made for x in found)
             per_s = failed * 1e9 / _WINDOW_NS
-            if per_s >= t.connect_failures_per_s and failed >= t.connect_failures_share * made:
+            if (per_s >= t.connect_failures_per_s and failed >= t.connect_failures_share * made
+                    and not self._elsewhere(key, failed)):
                 pipes.append(_failing(look, key, found, per_s, made))
         return pipes
+
+
+    def _elsewhere(self, key: tuple[str, str, int], failed: int) -> bool:
+        """Whether the command reaches the same port at another address (::1, then 127.0.0.1)."""
+        comm, remote, port = key
+        made = sum(x.made - x.failed for other, tries in self._tries.items()
+                   if other[0] == comm and other[2] == port and other[1] != remote for x in tries)
+        return made >= failed
 
 
 def _failing(look: Look, key: tuple[str, str, int], found: deque[_Tries], per_s: float,
@@ -298,8 +307,26 @@ def _has_namespace(look: Look, cgroup: int | None, cgroups: list[int]) -> bool:
     return any(look.members.has(None, group) for group in {cgroup, *cgroups} if group is not None)
 
 
-def _drops(look: Look, tcp: Tcp, held_up: float) -> list[Pipe]:
-    """Packets that a firewall drops, while somebody is held up or keeps trying."""
+def _harm(tcp: Tcp, drop: Drop, causes: list[_Cause]) -> tuple[bool, float]:
+    """(whether a drop may matter, connections that it holds up).
+
+    What scanners send to a host is dropped all the time and harms nobody: there must be a
+    connection to where it was dropped that is held up, or a listener that it was meant for.
+    """
+    ends = {_host(drop.destination), _host(drop.source)}
+    held_up = sum(c.stalled for c in causes if c.how in ("opening", "loss") and c.remote in ends)
+    port = drop.destination.rpartition(":")[2]
+    meant = any(str(row.local_port) == port and row.netns == drop.netns for row in tcp.listeners)
+    return bool(held_up) or meant, held_up
+
+
+def _host(address: str) -> str:
+    """Without its port."""
+    return address.rpartition(":")[0].strip("[]")
+
+
+def _drops(look: Look, tcp: Tcp, causes: list[_Cause]) -> list[Pipe]:
+    """Packets that a firewall drops to somebody's harm."""
     t = look.limits
     spaces = {n.id: n for n in tcp.namespaces}
     pipes = []
@@ -308,7 +335,8 @@ def _drops(look: Look, tcp: Tcp, held_up: float) -> list[Pipe]:
             continue
         space = spaces.get(drop.netns)
         mine = space is not None and _has_namespace(look, space.cgroup, space.cgroups)
-        if look.members is not None and not mine:
+        matters, held_up = _harm(tcp, drop, causes)
+        if not matters or (look.members is not None and not mine and not held_up):
             continue
         name = space.name or str(space.id) if space is not None else str(drop.netns)
         pipe = Pipe("tcp", f"firewall of {name}", "errors", stalled=held_up,
