@@ -293,6 +293,12 @@ def test_loss() -> None:
 def test_a_full_link_a_closed_window_and_no_answer_at_all() -> None:
     queue = with_tcp(connections=[connection(1, unsent_bytes=200_000, srtt_ns=200_000_000)])
     assert verdict(queue) == ("tcp", "saturated")
+    short = with_tcp(connections=[connection(1, unsent_bytes=850_000, srtt_ns=4_500_000,
+                                             min_rtt_ns=60_000, tx_bytes_per_s=3.5e6)])
+    assert verdict(short) == ("tcp", "saturated")
+    local = with_tcp(connections=[connection(1, unsent_bytes=2_000_000, srtt_ns=1_500_000,
+                                             min_rtt_ns=20_000, tx_bytes_per_s=1e9)])
+    assert local.verdict.pipe == "none"
     bulk = with_tcp(connections=[connection(1, unsent_bytes=200_000, srtt_ns=450_000)])
     assert bulk.verdict.pipe == "none"
     reader = connection(2, "10.0.0.1", 40_001, pid=300, local="10.0.0.2", local_port=5432,

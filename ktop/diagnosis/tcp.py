@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ktop import hist
 from ktop.diagnosis.look import MOST, Look, set_percentiles
 from ktop.diagnosis.model import Actor, Evidence, Pipe
+from ktop.diagnosis.thresholds import Thresholds
 from ktop.model import Hist
 from ktop.model_tcp import Connection, Drop, Listener, Tcp
 
@@ -163,11 +164,19 @@ def _held_up(look: Look, c: Connection) -> tuple[str, float]:
     if c.recovery or (c.retrans_per_s or 0.0) > 0:
         lost = (c.retrans_per_s or 0.0) * (c.rto_ns or 200_000_000) / 1e9
         return "loss", 1.0 if c.recovery else min(1.0, lost)
-    if queued and c.srtt_ns and c.min_rtt_ns:
-        delay = c.srtt_ns - c.min_rtt_ns
-        if delay >= t.queue_delay_ns and c.srtt_ns >= t.queue_ratio * c.min_rtt_ns:
-            return "queue", 1.0
-    return "", 0.0
+    return ("queue", 1.0) if queued and _queues(t, c) else ("", 0.0)
+
+
+def _queues(t: Thresholds, c: Connection) -> bool:
+    """Whether data waits for a link that takes no more: on the way, or already in the socket."""
+    if not c.srtt_ns or not c.min_rtt_ns:
+        return False
+    ratio = c.srtt_ns / c.min_rtt_ns
+    if ratio >= t.queue_ratio and c.srtt_ns - c.min_rtt_ns >= t.queue_delay_ns:
+        return True
+    in_socket_ns = c.unsent_bytes * 1e9 / c.tx_bytes_per_s if c.tx_bytes_per_s else 0.0
+    return (ratio >= t.queue_socket_ratio and c.srtt_ns >= t.queue_socket_rtt_ns
+            and in_socket_ns >= t.queue_socket_ns)
 
 
 def _causes(look: Look, tcp: Tcp) -> list[_Cause]:

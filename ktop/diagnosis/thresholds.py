@@ -78,6 +78,9 @@ class Thresholds:
     connect_wait_ns: float = 300e6       # longer than a handshake around the world
     queue_delay_ns: float = 5e6          # srtt above its minimum while data is queued (CoDel: 5 ms)
     queue_ratio: float = 3.0
+    queue_socket_ns: float = 50e6        # or so long in the socket, where the link's own queue is
+    queue_socket_rtt_ns: float = 1e6     # held short (TCP small queues): srtt above that, and
+    queue_socket_ratio: float = 10.0     # so many times its least
     connect_failures_per_s: float = 0.5
     connect_failures_share: float = 0.3
     drops_per_s: float = 0.5             # by a firewall; others are shown only
