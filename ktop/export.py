@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 
-from ktop import hist
 from ktop.model import Frame, Hist, Part
 from ktop.snapshot import as_json
 
@@ -142,22 +141,17 @@ def _at(value: Any, path: tuple[str, ...]) -> Any:
     return value
 
 
-def _of_hist(found: Hist, of: str) -> Any:
-    if of == "count":
-        return hist.count(found)
-    if of in ("sum_ns", "max_ns"):
-        return getattr(found, of)
-    if of == "buckets":
-        return as_json(found)["buckets"]
-    return hist.percentile(found, float(of.removeprefix("p").removesuffix("_ns").replace("_", ".")))
-
-
-def _value(row: Any, column: Column) -> Any:
+def _value(row: Any, column: Column, known: dict[tuple[str, ...], dict[str, Any]]) -> Any:
+    """known: histograms of this row that were taken apart already, by path."""
     found = _at(row, column.path)
     if found is None:
         return None
+    if column.of == "max_ns":
+        return found.max_ns  # whole, as it is in the frame
     if column.of:
-        return _of_hist(found, column.of)
+        if column.path not in known:
+            known[column.path] = as_json(found)
+        return known[column.path][column.of.replace("p99_9", "p99.9")]
     return as_json(found) if column.kind == "json" else found
 
 
@@ -167,7 +161,8 @@ def rows(table: Table, frame: Frame) -> Iterator[list[Any]]:
     when = [clock.wall_ns, time_text(clock.wall_ns), frame.seq, clock.interval_ns]
     found = _at(frame, table.path) if table.path else [frame]
     for row in found or ():
-        yield [*when, *(_value(row, column) for column in table.columns)]
+        known: dict[tuple[str, ...], dict[str, Any]] = {}
+        yield [*when, *(_value(row, column, known) for column in table.columns)]
 
 
 def whole(frame: Frame) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Csv:
     def __init__(self, out: BinaryIO, table: Table) -> None:
         self._table = table
         self._json = [n for n, kind in enumerate(kinds(table)) if kind == "json"]
-        self._text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
+        self._text = io.TextIOWrapper(out, encoding="utf-8", newline="")
         self._writer = csv.writer(self._text)
         self._writer.writerow(header(table))
 
