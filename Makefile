@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 # ktop itself: without python3-bpfcc it runs on /proc alone.
 RUN_PACKAGES := python3-bpfcc
 # What tests drive: terminals, system calls, namespaces, users.
-TEST_PACKAGES := tmux strace iproute2 iptables procps fio util-linux openssh-server
+TEST_PACKAGES := tmux strace iproute2 iptables procps fio util-linux
+# Its package starts a service: only where nobody lives.
+TEST_PACKAGES += $(if $(CI),openssh-server)
 # The peers of bench/. A missing one is a `-` in the table.
 BENCH_PACKAGES := htop btop libbpf-tools
 # From SVG to PNG.

@@ -1,4 +1,4 @@
-"""Draw screenshots/*.svg and *.png from the recorded session: `make screenshots`.
+"""Draw screenshots/*.svg and *.png from the recorded sessions: `make screenshots`.
 
 PNGs need rsvg-convert (librsvg2-bin) and DejaVu Sans Mono (fonts-dejavu-core); without them there
 are SVGs only.
@@ -7,6 +7,7 @@ are SVGs only.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import re
 import shutil
@@ -17,21 +18,20 @@ from pathlib import Path
 
 from ktop import theme
 from screenshots.png import shrink
-from tests.session import play, still
+from tests.session import INCIDENTS, SessionApp, incident, play, still
 
 HERE = Path(__file__).parent
 SIZE = (120, 40)
-PICTURES = {"processes": ["1"], "files": ["2"], "tcp": ["3"], "block": ["4"], "scheduler": ["5"],
-            "help": ["3", "question_mark"]}
+SESSION = {"processes": ["1"], "files": ["2"], "tcp": ["3"], "block": ["4"], "scheduler": ["5"],
+           "help": ["3", "question_mark"]}
 FONT = "DejaVu Sans Mono"
 # A cell in Rich's SVG is 12.2 wide; a character of this font is 0.60205 em: at this size they are
 # the same, and what a renderer does that knows no textLength is right too.
 FONT_SIZE = 12.2 / 0.60205
 
 
-async def draw(keys: list[str]) -> str:
+async def draw(app: SessionApp, keys: list[str]) -> str:
     """The picture after these keys, as SVG."""
-    app = play()
     async with app.run_test(size=SIZE) as pilot:
         await still(pilot, *keys)
         return app.export_screenshot(title="ktop", simplify=True)
@@ -55,16 +55,19 @@ def main() -> int:
     if convert is None:
         print("no rsvg-convert: no PNGs (apt-get install librsvg2-bin)", file=sys.stderr)
     total = 0
-    for name, keys in PICTURES.items():
+    pictures = {**{name: (play, keys) for name, keys in SESSION.items()},
+                **{name: (functools.partial(incident, which, second), keys)
+                   for name, (which, second, keys) in INCIDENTS.items()}}
+    for name, (make, keys) in pictures.items():
         svg = HERE / f"{name}.svg"
-        svg.write_text(portable(asyncio.run(draw(keys)), name))
+        svg.write_text(portable(asyncio.run(draw(make(), keys)), name))
         total += svg.stat().st_size
         if convert is not None:
             png = svg.with_suffix(".png")
             subprocess.run([convert, "-o", png, svg], check=True)
             png.write_bytes(shrink(png.read_bytes()))
             total += png.stat().st_size
-    print(f"{len(PICTURES)} pictures, {total:,} bytes")
+    print(f"{len(pictures)} pictures, {total:,} bytes")
     return 0
 
 

@@ -82,11 +82,11 @@ def dump() -> None:
     """A backup that writes past the page cache, as fast as the device takes it."""
     def write(number: int) -> None:
         file = os.open(DATA / f"dump.{number}", os.O_WRONLY | os.O_CREAT | os.O_DIRECT, 0o600)
-        page = mmap.mmap(-1, 1 << 20)
+        page = mmap.mmap(-1, 256 << 10)
         while True:
-            os.pwrite(file, page, random.randrange(256) << 20)
+            os.pwrite(file, page, random.randrange(256) << 18)
 
-    for number in range(4):
+    for number in range(16):
         threading.Thread(target=write, args=(number,)).start()
 
 

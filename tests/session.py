@@ -15,9 +15,19 @@ from textual.pilot import Pilot
 
 from ktop.app import KtopApp
 from ktop.model import Frame
+from ktop.recording import Recording
 from ktop.sources import LIVE, STARTING, Changed, Frames
+from ktop.sources_replay import ReplaySource
 from ktop.wire import Control, Reader
 
+# Pictures of the recorded incidents: which, at what second of it, and the keys.
+INCIDENTS: dict[str, tuple[str, int, list[str]]] = {
+    "diagnosis": ("disk", 85, ["6"]),
+    "detail": ("disk", 85, ["slash", *"orders", "enter", "down", "enter"]),
+    "flame": ("disk", 95, ["slash", *"orders", "enter", "down", "S"]),
+    "cgroups": ("disk", 85, ["4", "g"]),
+    "past": ("network", 100, ["3"]),
+    "scoped": ("network", 100, ["slash", *"gateway", "enter", "down", "p", "3"])}
 FILE = Path(__file__).parent / "data" / "session.wire.gz"
 
 
@@ -67,10 +77,25 @@ def play(ascii_only: bool = False) -> SessionApp:
     return SessionApp(Played, ascii_only=ascii_only)
 
 
+def incident(name: str, second: int) -> SessionApp:
+    """An app that shows a recorded incident (tests/make_incidents.py) at that second of it."""
+    recording = Recording(FILE.parent / f"{name}.ktop")
+    start_ns = recording.moment(recording.first + second).wall_ns
+    return SessionApp(lambda: ReplaySource(recording, start_ns))
+
+
 async def still(pilot: Pilot[Any], *keys: str) -> None:
     """Pause at the last frame, press keys, wait until the picture changes no more."""
     await pilot.pause()
-    await pilot.press("space", *keys)
+    app = pilot.app
+    assert isinstance(app, KtopApp)
+    while any(lens.behind for lens in app.lenses()):
+        await pilot.pause(0.05)
+    if app.following:
+        await pilot.press("space")
+    for key in keys:
+        await pilot.press(key)
+        await pilot.pause()
     before, same = "", 0
     for _ in range(100):
         await pilot.pause(0.05)

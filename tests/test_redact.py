@@ -28,7 +28,8 @@ def test_every_field_with_text_is_hidden_or_open():
     for kind in classes():
         texts = {name for name, hint in get_type_hints(kind).items() if holds_text(hint)}
         hidden, left = set(HIDDEN.get(kind, {})), set(OPEN.get(kind, ()))
-        assert hidden <= texts <= hidden | left, f"{kind.__module__}.{kind.__name__}: see ktop/redact.py"
+        where = f"{kind.__module__}.{kind.__name__}: see ktop/redact.py"
+        assert hidden <= texts <= hidden | left, where
         assert not hidden & left, kind
     assert set(HIDDEN) | set(OPEN) <= classes()
 

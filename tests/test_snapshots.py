@@ -1,4 +1,6 @@
-"""How each pane looks on the recorded session. `--snapshot-update` takes a new look as right.
+"""How each pane looks on the recorded session, and what else there is on recorded incidents.
+
+`--snapshot-update` takes a new look as right.
 
 What would differ between machines is fixed: time zone, colours, glyphs, our own CPU time.
 """
@@ -13,7 +15,7 @@ import pytest
 from textual.pilot import Pilot
 
 from ktop import theme
-from tests.session import play, still
+from tests.session import INCIDENTS, incident, play, still
 
 PANES = {"1": "processes", "2": "files", "3": "tcp", "4": "block", "5": "scheduler"}
 
@@ -41,3 +43,14 @@ def test_pane(snap_compare: Callable[..., bool], key: str, size: tuple[int, int]
         await still(pilot, key)
 
     assert snap_compare(play(), terminal_size=size, run_before=look)
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["120x40", "80x24"])
+@pytest.mark.parametrize("name", INCIDENTS)
+def test_incident(snap_compare: Callable[..., bool], name: str, size: tuple[int, int]) -> None:
+    which, second, keys = INCIDENTS[name]
+
+    async def look(pilot: Pilot[Any]) -> None:
+        await still(pilot, *keys)
+
+    assert snap_compare(incident(which, second), terminal_size=size, run_before=look)

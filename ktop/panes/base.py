@@ -20,7 +20,8 @@ from ktop.wire import Control
 class Pane(Widget, can_focus=True):
     """One tab. It never reads the kernel, /proc or a clock.
 
-    title, key: of the tab. layer: whose on-demand probes are wanted while it is looked at.
+    title, key: of the tab. layer: whose on-demand probes are wanted while it is looked at; also: of
+    other layers.
     BINDINGS carry ids and descriptions; footer, help and palette are made
     from them.
     """
@@ -35,6 +36,7 @@ class Pane(Widget, can_focus=True):
     title: ClassVar[str] = ""
     key: ClassVar[str] = ""
     layer: ClassVar[str] = ""
+    also: ClassVar[tuple[str, ...]] = ()
     grouped = False  # tables are folded by control group
     DEFAULT_CSS = """
     Pane { width: 1fr; height: 1fr; layout: vertical; }

@@ -173,6 +173,7 @@ class DiagnosisPane(ViewPane):
     title = "Diagnosis"
     key = "6"
     layer = "diagnosis"
+    also = ("processes", "sched", "files", "tcp", "block")  # a verdict on what nobody sees is none
     BINDINGS: ClassVar[list[BindingType]] = [
         *view_keys("diagnosis", "Overview, evidence, all pipes, findings")]
     BIG = (100, 30)

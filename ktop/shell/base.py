@@ -103,7 +103,10 @@ class Shell(TerminalApp):
                 for lens in self.lenses():
                     lens.take(frame, at)
         self._skipped += len(frames) - (not self._tick_due)
-        self.newest = frames[-1]
+        before, self.newest = self.newest, frames[-1]
+        unsent = self.newest.health.skipped_frames
+        if before is not None and (more := unsent - before.health.skipped_frames) > 0:
+            self.say(f"link slow: {more} of the collector's samples not sent", "warn")
         self.make_up()
         if not self._tick_due:
             self._tick_due = True
@@ -225,7 +228,7 @@ class Shell(TerminalApp):
 
     def want_probes(self) -> None:
         """Tell the collector which layers' on-demand probes are wanted now."""
-        wanted = {self.pane.layer, *self.also_watched()}
+        wanted = {self.pane.layer, *self.pane.also, *self.also_watched()}
         for screen in self._overlays:
             wanted.update(screen.wanted_layers)
         self.source.ask(Control(watch=sorted(wanted - {""})))
