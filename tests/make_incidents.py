@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ktop.collect.main import Collector, Options
+from ktop.diagnosis.engine import Diagnosis
 from ktop.model import Frame
 from ktop.recording_writer import Writer
 from ktop.wire import Profile
@@ -129,15 +130,21 @@ def main(names: list[str]) -> int:
         kept = incident(name)
         if not harmless(kept):
             return 1
-        file = WHERE / f"{name}.ktop"
-        file.unlink(missing_ok=True)
-        with Writer(file) as writer:
-            writer.describe(kept[0])
-            for frame in kept:
-                writer.add(frame)
-            writer.mark(kept[BEGIN].clock.wall_ns, "it begins" if name == "disk" else "packets go")
-        print(f"{file.name}: {len(kept)} frames, {file.stat().st_size:,} bytes")
+        write(WHERE / f"{name}.ktop", kept)
     return 0
+
+
+def write(file: Path, kept: list[Frame]) -> None:
+    """As ktop record does, with the verdicts; a mark where the incident begins."""
+    file.unlink(missing_ok=True)
+    diagnosis = Diagnosis()
+    with Writer(file) as writer:
+        writer.describe(kept[0])
+        for frame in kept:
+            writer.add(frame, None, diagnosis.update(frame))
+        writer.mark(kept[BEGIN].clock.wall_ns, "it begins")
+    file.chmod(0o644)
+    print(f"{file.name}: {len(kept)} frames, {file.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
