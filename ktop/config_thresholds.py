@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ktop.diagnosis.thresholds import NAMES
+from ktop.diagnosis.thresholds import DEFAULT, NAMES, PREFIX
 from ktop.query_match import figure
 
 
@@ -53,15 +53,16 @@ def size(value: object) -> int:
 
 @dataclass(frozen=True)
 class Threshold:
-    """check: the value as it is used, ValueError for what is none. about: for the help."""
+    """check: the value as it is used, ValueError for what is none. about, example: for the help."""
 
     check: Callable[[object], float]
     about: str
+    example: str = '"10ms"'
 
 
 THRESHOLDS: dict[str, Threshold] = {
     "files_slow": Threshold(duration, "from where an operation on a file is in the slow feed"),
     "block_slow": Threshold(duration, "from where a request to a disk is in the slow feed"),
-    **{name: Threshold(number, "what diagnosis judges by: ktop/diagnosis/thresholds.py")
-       for name in NAMES},
+    **{name: Threshold(number, "what diagnosis judges by: ktop/diagnosis/thresholds.py",
+                       f"{getattr(DEFAULT, name.removeprefix(PREFIX)):g}") for name in NAMES},
 }

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobodys_config(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a ktop under test keeps is not the user's, nor is what it finds."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(autouse=True)
+def fresh_config(nobodys_config: None) -> None:
+    """Nor the test's before."""
+    shutil.rmtree(Path(os.environ["XDG_CONFIG_HOME"]) / "ktop", ignore_errors=True)
 
 
 @functools.cache

@@ -27,7 +27,8 @@ TIMEOUT_S = 30.0
 
 def environment(**changes: str | None) -> dict[str, str]:
     """A terminal's environment, the same on every machine."""
-    keep = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    keep = {name: os.environ[name] for name in ("PATH", "HOME", "XDG_CONFIG_HOME")
+            if name in os.environ}
     merged: dict[str, str | None] = {
         **keep, "TERM": "xterm-256color", "LANG": "C.UTF-8",
         "PYTHONPATH": str(ROOT), **changes}

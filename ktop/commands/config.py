@@ -28,7 +28,7 @@ def everything() -> list[str]:
 
     lines = ["[limits]                        # what volumes are sold as",
              '# vda = "3000iops,125MBps"', "", "[thresholds]"]
-    lines += [f"# {name} = \"10ms\"{' ' * max(1, 18 - len(name))}# {known.about}"
+    lines += [f"# {name} = {known.example}{' ' * max(1, 18 - len(name))}# {known.about}"
               for name, known in THRESHOLDS.items()]
     lines += ["", "[theme]", f"# name = {_quoted(THEMES[0])}{' ' * 11}# {', '.join(THEMES)}", "",
               "[ui]", '# interval = "1s"', "# ascii = true", "# mouse = false", "",

@@ -196,7 +196,6 @@ class Timing(Keeping):
         self.interval_ns = min(later, key=lambda i: abs(i - self.interval_ns))
         self.source.ask(Control(interval_ns=self.interval_ns))
         self._show_lines()
-        self.keep(("ui", "interval"), interval_text(self.interval_ns))
         self.say(f"a sample every {interval_text(self.interval_ns)}")
 
     def on_pane_ask(self, _message: Pane.Ask) -> None:
