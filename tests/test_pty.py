@@ -247,6 +247,6 @@ def test_escape_never_quits() -> None:
         shell.send("\x1b\x1b\x1b")
         shell.settle()
         shell.send("6")
-        shell.until("Not built yet")
+        shell.until("Pipes: wide is free")
         shell.send("q")
         assert shell.wait() == 0
