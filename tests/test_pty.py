@@ -206,7 +206,7 @@ def test_a_terminal_that_does_not_read() -> None:
     with PtyShell([*FAKE, "--interval", "0.1"], columns=200, lines=60, env=env) as shell:
         shell.until("LIVE")
         family = [shell.pid, *children(shell.pid)]
-        signal.sigtimedwait([], 3)  # nobody reads
+        signal.sigtimedwait([], 8)  # nobody reads, until the terminal's buffer is full
         shell.until("link slow")
         signal.sigtimedwait([], 2)
         os.kill(shell.pid, signal.SIGTERM)
