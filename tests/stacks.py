@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import random
 from pathlib import Path
 
 import msgspec
@@ -62,3 +63,12 @@ async def show(app: TerminalApp, stacks: Stacks, scope: Scope = HOST) -> FlameSc
     frame = frame_with(stacks)
     screen.show(frame, History(), frame)
     return screen
+
+
+def many(n: int = 8_000) -> Stacks:
+    rng = random.Random(7)
+    names = [f"function_{i}" for i in range(3_000)]
+    return Stacks("running", 1, names=names, kinds=["cpu", "off"], stacks=[
+        Stack(rng.choice(["cpu", "off"]), i % 500, f"comm{i % 40}",
+              [i % 40, *(rng.randrange(3_000) for _ in range(rng.randrange(5, 40)))], 1 + i % 9,
+              rng.randrange(1, 10 ** 8)) for i in range(n)])
