@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -317,8 +316,8 @@ async def test_keys_are_not_kept_waiting_by_a_big_host() -> None:
     async with app.run_test(size=(120, 40)) as pilot:
         screen = FlameScreen(HOST, [], [])
         await app.push_screen(screen)
-        began = time.process_time()
+        everything = sum(s.ns for s in stacks.stacks if s.kind == "cpu")
         give(screen, stacks)
-        assert time.process_time() - began < 0.03  # a slice, and the lines around
+        assert screen.flame.root.total < everything  # a slice, and the keys have their turn
         await settled(pilot, screen)
-        assert screen.flame.root.total == sum(s.ns for s in stacks.stacks if s.kind == "cpu")
+        assert screen.flame.root.total == everything
