@@ -167,6 +167,19 @@ async def test_g_folds_every_table_and_enter_unfolds_a_group() -> None:
         assert not any(isinstance(row, Group) for row in main.rows)
 
 
+async def test_end_in_the_past_is_the_folded_tables_first_and_then_goes_to_now() -> None:
+    async with stage() as s:
+        await s.press("T", "g", "down")
+        assert not s.app.following
+        await s.press("home", "enter", "end")
+        assert table(s).selected_row is table(s).rows[-1]
+        assert not s.app.following
+        await s.press("end")
+        assert s.app.following
+        await s.press("T", "home", "enter", "end")  # closed again: a group is the last line
+        assert s.app.following
+
+
 async def test_stacks_are_of_the_scope_or_of_the_row() -> None:
     async with stage() as s:
         await s.press("down")

@@ -162,9 +162,7 @@ class Timing(Keeping):
 
     def _at_end_of_table(self) -> bool:
         table = self.focused
-        if not isinstance(table, VirtualTable) or table.selected is None or not table.rows:
-            return True
-        return bool(table.identity(table.rows[-1]) == table.selected)
+        return not isinstance(table, VirtualTable) or table.cursor_at_end
 
     def action_pause(self) -> None:
         """Live: hold the picture, and let it go. In the past and in a replay: play and pause."""

@@ -157,6 +157,11 @@ class VirtualTable(StripWidget, can_focus=True):
         return None if at is None else self._rows[at]
 
     @property
+    def cursor_at_end(self) -> bool:
+        """Whether it cannot go further down: on the last line, or there is none."""
+        return self.selected is None or not self._keys or self._keys[-1] == self.selected
+
+    @property
     def unfiltered(self) -> Sequence[Any]:
         """The rows as they were given."""
         return self._source
