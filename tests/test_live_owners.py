@@ -18,6 +18,7 @@ from ktop.collect.main import Collector, Options
 from ktop.model import Frame, Hist
 from ktop.narrow import block, files, tcp
 from ktop.scope import Members
+from tests.fileskit import number
 
 pytestmark = pytest.mark.live
 
@@ -143,11 +144,6 @@ def scopes(frame: Frame) -> list[Members]:
 def ways(pid: int, group: int) -> tuple[Members, Members]:
     """A group of one process, and that process alone."""
     return Members(frozenset({pid}), frozenset({group})), Members(frozenset({pid}), None)
-
-
-def number(frame: Frame, per_s: float | None) -> float:
-    assert per_s is not None and frame.clock.interval_ns is not None
-    return per_s * frame.clock.interval_ns / 1e9
 
 
 def samples(h: Hist | None) -> int:
