@@ -12,6 +12,7 @@ from textual.keys import KEY_TO_UNICODE_NAME, Keys, _character_to_key, format_ke
 
 from ktop import actions
 from ktop.config import Problem, Settings
+from ktop.widgets.flame import Icicle
 from ktop.widgets.table import VirtualTable
 
 _ALIASES = {"esc": "escape", "pgup": "pageup", "pgdn": "pagedown", "del": "delete",
@@ -72,7 +73,8 @@ def action_names() -> dict[str, str]:
     return found
 
 
-def _bindings(kinds: Iterable[type[DOMNode]]) -> list[Binding]:
+def bindings_of(kinds: Iterable[type[DOMNode]]) -> list[Binding]:
+    """What these classes answer to, a binding for each key; what they inherit as well."""
     return [binding for kind in kinds for base in kind.__mro__
             for made in base.__dict__.get("BINDINGS", ()) if isinstance(made, Binding)
             for binding in Binding.make_bindings([made])]
@@ -80,10 +82,12 @@ def _bindings(kinds: Iterable[type[DOMNode]]) -> list[Binding]:
 
 def keys_now(panes: Sequence[DOMNode]) -> dict[str, set[str]]:
     """Every binding that has an id, and its keys as they were made."""
+    from ktop.screens.detail_pane import DetailPane
     from ktop.screens.flame import FlameScreen
 
     found: dict[str, set[str]] = {}
-    own = [*actions.bindings(), *_bindings([*map(type, panes), VirtualTable, FlameScreen])]
+    own = [*actions.bindings(), *bindings_of([*map(type, panes), VirtualTable, DetailPane,
+                                              FlameScreen, Icicle])]
     for binding in Binding.make_bindings(own):
         if binding.id:
             found.setdefault(binding.id, set()).add(binding.key)
@@ -93,11 +97,13 @@ def keys_now(panes: Sequence[DOMNode]) -> dict[str, set[str]]:
 def _same_place(one: str, other: str) -> bool:
     """Whether both can be meant by one key press.
 
-    Panes are never in view together, and the shell's keys do not reach the screen of stacks.
+    Panes are never in view together, and the shell's keys do not reach the screen of stacks, whose
+    picture is `flame`. (The screen of one process has keys of the shell's for the same things.)
     """
     first, second = one.partition(".")[0], other.partition(".")[0]
-    if "stacks" in (first, second):
-        return first == second
+    stacks = {"stacks", "flame"}
+    if {first, second} & stacks:
+        return {first, second} <= stacks
     return first == second or {first, second} & {"ktop", "table"} != set()
 
 

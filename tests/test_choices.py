@@ -257,7 +257,9 @@ def test_every_action_has_a_name_without_brackets():
     ('pause = "ctrl+c"', "keys.pause: ctrl+c always"),
     ('pause = "H"', "keys.pause: H is processes.threads already"),
     ('pause = "f9"\nhelp = "f9"', "f9 is"),
-    ('pause = "end"', "End is")])
+    ('pause = "end"', "End is"), ('"flame.zoom" = "w"', "w is stacks.write already"),
+    ('"stacks.write" = "backspace"', "backspace is flame.zoom_out already"),
+    ('"detail.view" = "o"', "o is detail.other already")])
 def test_a_wrong_key_is_named_with_its_line_and_left_out(file, text, said):
     file.parent.mkdir()
     file.write_text(f"[keys]\n{text}\n")
