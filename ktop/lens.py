@@ -121,6 +121,7 @@ class Lens:
         self._limits = limits
         self._past = _Past(scope, -1, limits)
         self._next: _Past | None = None  # a fuller past, being made
+        self._view: tuple[_Past, int, History] | None = None  # of `_past`, up to a position
 
     def take(self, whole: Frame, at: int) -> None:
         """The first frame, or the next one."""
@@ -203,6 +204,8 @@ class Lens:
     def history(self) -> History:
         """The past that leads up to the frame in view."""
         past = self._past
-        if self.whole is not None and self.at < past.filled:
-            return past.history.until(self.whole.clock.monotonic_ns)
-        return past.history
+        if self.whole is None or self.at >= past.filled:
+            return past.history
+        if self._view is None or self._view[0] is not past or self._view[1] != self.at:
+            self._view = past, self.at, past.history.until(self.whole.clock.monotonic_ns)
+        return self._view[2]

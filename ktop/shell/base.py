@@ -44,6 +44,8 @@ class Shell(TerminalApp):
 
     header: Header
     tabs: TabBar
+    host: Lens
+    lens: Lens
     crumbs: Crumbs
     pipes: PipeBar
     banner: Banner
@@ -61,7 +63,7 @@ class Shell(TerminalApp):
         self.following = True
         self.newest: Frame | None = None
         self.limits = DEFAULT  # what diagnosis judges by
-        self.host = self.lens = Lens(self.track, HOST, limits=self.limits)
+        self.look_anew()
         self.panes = [make() for make in panes]
         self.number = 1
         self._overlays: dict[FrameScreen, Lens] = {}
@@ -73,6 +75,10 @@ class Shell(TerminalApp):
         self._cpu_mark = (time.monotonic(), time.process_time())
         self._message_timer: Timer | None = None
         self._work_timer: Timer | None = None
+
+    def look_anew(self) -> None:
+        """At the whole host, with nothing known of its past: another track or other limits."""
+        self.host = self.lens = Lens(self.track, HOST, limits=self.limits)
 
     @property
     def pane(self) -> Pane:
@@ -205,7 +211,8 @@ class Shell(TerminalApp):
         """The frame in view to a pane."""
         frame = self.lens.frame
         if frame is not None:
-            pane.fold_tables(frame)
+            if pane.grouped:
+                pane.fold_tables(frame)
             pane.show(frame, self.lens.history)
 
     # -- screens that follow the frames --------------------------------------------------------

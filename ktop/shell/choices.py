@@ -14,9 +14,7 @@ from ktop import theme
 from ktop.config import Columns, ConfigError, Settings
 from ktop.diagnosis.thresholds import chosen
 from ktop.keymap import keymap
-from ktop.lens import Lens
 from ktop.panes.base import Pane
-from ktop.scope import HOST
 from ktop.screens.base import FrameScreen
 from ktop.shell.base import Shell
 from ktop.sources import STARTING
@@ -65,7 +63,7 @@ class Choices(Shell):
         self.set_keymap(changes)
         self._put_on(settings.theme)
         self.limits = chosen(settings.thresholds)
-        self.host = self.lens = Lens(self.track, HOST, limits=self.limits)
+        self.look_anew()
         return settings.complaints()
 
     async def on_mount(self) -> None:

@@ -116,11 +116,13 @@ class Scoping(Shell):
 
     def action_group(self) -> None:
         """Fold the tables of every pane by control group, or unfold them."""
-        grouped = not self.pane.grouped
+        grouped, frame = not self.pane.grouped, self.lens.frame
+        folded: dict[str, int] = {}
         for pane in self.panes:
             pane.grouped = grouped
-        frame = self.lens.frame
-        if frame is not None and not self.pane.fold_tables(frame) and grouped:
+            if frame is not None and pane.is_attached:
+                folded[pane.key] = pane.fold_tables(frame)
+        if grouped and frame is not None and not folded[self.pane.key]:
             self.say("nothing in this view belongs to control groups: another view or pane may")
         self.show_again()
 
@@ -148,10 +150,8 @@ class Scoping(Shell):
         whole: Frame | None = self.host.whole
         if not scope or whole is None:
             return [], []
-        lens = Lens(self.track, scope)
-        lens.take(whole, self.host.at)
-        frame = lens.frame or whole
-        if scope.cgroup is not None and scope.pid is None and scope.comm is None:
-            return [], [group.id for group in frame.cgroups]
-        pids = [p.pid for p in frame.processes.rows][:ENOUGH_PIDS]
+        members = Roster(scope).members(whole)
+        if members.cgroups is not None:
+            return [], [group.id for group in whole.cgroups if members.has_group(group.id)]
+        pids = [p.pid for p in whole.processes.rows if p.pid in members.pids][:ENOUGH_PIDS]
         return pids or ([scope.pid] if scope.pid is not None else []), []

@@ -10,12 +10,10 @@ from textual.widgets import Input
 
 from ktop import format as fmt
 from ktop import levels, when
-from ktop.lens import Lens
 from ktop.model import Frame
 from ktop.overview import Overview, span_text
 from ktop.panes.base import Pane
 from ktop.player import SECOND, Player, happened, speed_text
-from ktop.scope import HOST
 from ktop.shell.base import PAUSE_S
 from ktop.shell.keeping import Keeping
 from ktop.sources_replay import ReplaySource
@@ -53,7 +51,7 @@ class Timing(Keeping):
     def open_recording(self, source: ReplaySource) -> None:
         """Look at a recording: at the time that was asked for, or playing from its beginning."""
         self.track = source.track
-        self.host = self.lens = Lens(self.track, HOST, limits=self.limits)
+        self.look_anew()
         self.player = Player(self.track)
         self.player.speed = source.speed
         self.following = False
