@@ -215,8 +215,7 @@ def soak(minutes: float, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """The samples. What ends before its time is an error."""
     samples: list[dict[str, Any]] = []
     keys, loads = itertools.cycle(STEPS), itertools.cycle(LOADS)
-    command = [sys.executable, "-m", "bench.soak_ktop"]
-    os.environ["PYTHONPATH"] = str(ROOT)
+    command = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "bench.soak_ktop"]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with home() as where, contextlib.chdir(where), Soaked(command, where) as terminal:
         if not terminal.run(12):
