@@ -46,20 +46,21 @@ enum ktop_class {
     KTOP_C_NONE, KTOP_C_FSYNC, KTOP_C_PATH, KTOP_C_FD, KTOP_C_LOCK, KTOP_C_FUTEX, KTOP_C_SOCKET,
 };
 
-/* The account of one thread; lives and dies with it in task storage. */
+/* The account of one thread; lives and dies with it in task storage. What every switch touches comes
+ * first: a cold cache line costs as much as a helper. */
 struct ktop_account {
     u64 off_ns;        /* CLOCK_MONOTONIC when it last left a CPU; 0 while it is on one */
     u64 pend_ns;       /* length of its last time off CPU, not yet split into sleep and queue */
     u64 run_delay_ns;  /* sched_info.run_delay that the histogram already holds */
-    u64 slept_ns[KTOP_REASONS];
-    u64 waited_ns[KTOP_WAITS];
-    u64 reclaim_ns;    /* CLOCK_MONOTONIC when it began to reclaim memory, 0 when it does not */
-    u64 reclaim_off_ns;  /* how long it had been off CPU by then, see off_cpu_ns() */
     u32 reason;        /* why it left, enum ktop_reason */
     s32 syscall;       /* the syscall it left in, -1 outside one */
     u32 wait;          /* finer, enum ktop_wait */
     u32 forks;         /* processes it has created */
     u32 dirty;         /* the histogram has changed since the iterator last wrote it out */
+    u64 slept_ns[KTOP_REASONS];
+    u64 waited_ns[KTOP_WAITS];
+    u64 reclaim_ns;    /* CLOCK_MONOTONIC when it began to reclaim memory, 0 when it does not */
+    u64 reclaim_off_ns;  /* how long it had been off CPU by then, see off_cpu_ns() */
     u32 hist[KTOP_TASK_HIST_SLOTS];
 };
 
@@ -74,11 +75,20 @@ BPF_PERCPU_ARRAY(blank_account, struct ktop_account, 1);
 /* syscall number -> enum ktop_reason, and in the high half enum ktop_class */
 BPF_ARRAY(syscall_reason, u8, 1024);
 
+/* The registers a thread entered the kernel with. */
+static __always_inline struct pt_regs *regs_of(struct task_struct *task)
+{
+#ifdef KTOP_TYPED
+    return (struct pt_regs *)bpf_task_pt_regs(task);
+#else
+    return 0;
+#endif
+}
+
 /* The syscall a thread is in; -1 in a page fault or a kernel thread. */
-static __always_inline s32 syscall_of(struct task_struct *task)
+static __always_inline s32 syscall_in(struct pt_regs *regs)
 {
 #if defined(KTOP_TYPED) && defined(KTOP_HAS_pt_regs_orig_ax)
-    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
     return regs->orig_ax;
 #else
     return -1;
@@ -98,10 +108,10 @@ static __always_inline u32 kind_of_fd(struct task_struct *task, u32 fd)
     struct files_struct *files = F(task, files);
     if (!files)
         return 0;
-    struct fdtable *fdt = PR(files, fdt);
-    if (!fdt || fd >= PR(fdt, max_fds))
+    struct fdtable *fdt = F(files, fdt);
+    if (!fdt || fd >= F(fdt, max_fds))
         return 0;
-    void *array = PR(fdt, fd);
+    void *array = F(fdt, fd);
     struct file *file = 0;
     bpf_probe_read_kernel(&file, sizeof(file), array + (u64)fd * sizeof(file));
     if (!file)
@@ -110,9 +120,8 @@ static __always_inline u32 kind_of_fd(struct task_struct *task, u32 fd)
     return inode ? PR(inode, i_mode) & 0170000 : 0;
 }
 
-static __always_inline u32 wait_on_fd(struct task_struct *task)
+static __always_inline u32 wait_on_fd(struct task_struct *task, struct pt_regs *regs)
 {
-    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
     u32 kind = kind_of_fd(task, KTOP_ARG(regs, di, 0));
     if (kind == 0140000)                                              /* S_IFSOCK */
         return KTOP_W_SOCKET;
@@ -122,9 +131,8 @@ static __always_inline u32 wait_on_fd(struct task_struct *task)
 
 /* A contended mutex: the value 2 by which glibc, musl, Go and Rust mark one with waiters, or a
  * futex that the kernel locks. Condition variables, semaphores and idle pools are neither. */
-static __always_inline u32 wait_on_futex(struct task_struct *task)
+static __always_inline u32 wait_on_futex(struct pt_regs *regs)
 {
-    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
     u32 op = KTOP_ARG(regs, si, 1) & 0x7f, value = KTOP_ARG(regs, dx, 2);
     if (op == 6 || op == 13)                     /* FUTEX_LOCK_PI, FUTEX_LOCK_PI2 */
         return KTOP_W_MUTEX;
@@ -132,8 +140,12 @@ static __always_inline u32 wait_on_futex(struct task_struct *task)
         ? KTOP_W_MUTEX : KTOP_WAITS;
 }
 #else
-static __always_inline u32 wait_on_fd(struct task_struct *task) { return KTOP_WAITS; }
-static __always_inline u32 wait_on_futex(struct task_struct *task) { return KTOP_WAITS; }
+static __always_inline u32 wait_on_fd(struct task_struct *task, struct pt_regs *regs)
+{
+    return KTOP_WAITS;
+}
+
+static __always_inline u32 wait_on_futex(struct pt_regs *regs) { return KTOP_WAITS; }
 #endif
 
 /* An uninterruptible wait, enum ktop_wait. */
@@ -152,23 +164,24 @@ static __always_inline u32 hard_wait(struct task_struct *task, u32 class)
     return class == KTOP_C_PATH || class == KTOP_C_FD ? KTOP_W_FILE : KTOP_WAITS;
 }
 
-static __always_inline u32 soft_wait(struct task_struct *task, u32 class)
+static __always_inline u32 soft_wait(struct task_struct *task, struct pt_regs *regs, u32 class)
 {
     switch (class) {
     case KTOP_C_FSYNC: return KTOP_W_FSYNC;
     case KTOP_C_PATH: return KTOP_W_FILE;
-    case KTOP_C_FD: return wait_on_fd(task);
+    case KTOP_C_FD: return wait_on_fd(task, regs);
     case KTOP_C_LOCK: return KTOP_W_FILE_LOCK;
-    case KTOP_C_FUTEX: return wait_on_futex(task);
+    case KTOP_C_FUTEX: return wait_on_futex(regs);
     case KTOP_C_SOCKET: return KTOP_W_SOCKET;
     }
     return KTOP_WAITS;
 }
 
-/* Why a thread leaves the CPU; state 0: it could go on. */
+/* In which syscall and why a thread leaves the CPU; state 0: it could go on. */
 static __always_inline void why_off_cpu(struct ktop_account *a, struct task_struct *task, u32 state)
 {
-    u32 key = a->syscall;
+    struct pt_regs *regs = regs_of(task);
+    u32 key = a->syscall = syscall_in(regs);
     a->wait = KTOP_WAITS;
     if (!state) {
         a->reason = KTOP_RUNNABLE;
@@ -194,7 +207,7 @@ static __always_inline void why_off_cpu(struct ktop_account *a, struct task_stru
         return;
     }
     a->reason = reason ? reason : KTOP_OTHER;
-    a->wait = soft_wait(task, both >> 4);
+    a->wait = soft_wait(task, regs, both >> 4);
 }
 
 /* Created where no run queue lock is held: at fork, and by the iterator for older threads. */

@@ -129,7 +129,7 @@ static __always_inline void open_account(struct ktop_task *r, struct task_struct
     if (!a)
         return;
     a->run_delay_ns = r->run_delay_ns;
-    a->syscall = syscall_of(task);
+    a->syscall = syscall_in(regs_of(task));
     if (F(task, on_cpu))
         return;
     why_off_cpu(a, task, r->state);

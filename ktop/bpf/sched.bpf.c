@@ -122,7 +122,6 @@ static __always_inline void leave(struct task_struct *prev, struct ktop_cpu *cpu
     }
     a->pend_ns = 0;
     a->off_ns = now;
-    a->syscall = syscall_of(prev);
     why_off_cpu(a, prev, preempted ? 0 : state);
 }
 
