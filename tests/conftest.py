@@ -6,9 +6,12 @@ import functools
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from ktop.collect.main import Collector
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 
@@ -23,6 +26,13 @@ def nobodys_config(tmp_path_factory: pytest.TempPathFactory) -> None:
 def fresh_config(nobodys_config: None) -> None:
     """Nor the test's before."""
     shutil.rmtree(Path(os.environ["XDG_CONFIG_HOME"]) / "ktop", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def collector(request: pytest.FixtureRequest) -> Iterator[Collector]:
+    """One for all tests of a module, as the module's COLLECTING starts it."""
+    with request.module.COLLECTING() as one:
+        yield one
 
 
 @functools.cache

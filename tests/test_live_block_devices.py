@@ -32,12 +32,7 @@ from ktop.collect.main import Collector, Options
 from ktop.panes.block_columns import of_op
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting_block() as c:
-        yield c
+COLLECTING = collecting_block  # for the fixture `collector`
 
 
 @pytest.fixture

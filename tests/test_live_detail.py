@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from ktop.model import Frame
 from ktop.model_detail import UNLIMITED, Detail
 
 pytestmark = pytest.mark.live
+COLLECTING = collecting  # for the fixture `collector`
 CPU = min(os.sched_getaffinity(0))
 
 SPIN = "print(flush=True)\nwhile True: pass"
@@ -51,12 +51,6 @@ shops = [threading.Thread(target=shop, daemon=True) for _ in range(3)]
 for t in shops: t.start()
 print(flush=True)
 time.sleep(60)"""
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting() as c:
-        yield c
 
 
 def run(code: str, *args: str) -> subprocess.Popen[bytes]:

@@ -21,12 +21,7 @@ from ktop.model import Frame
 from ktop.model_files import FileRow
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting_files() as c:
-        yield c
+COLLECTING = collecting_files  # for the fixture `collector`
 
 
 def file_row(frame: Frame, path: Path) -> FileRow:

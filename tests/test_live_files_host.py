@@ -17,12 +17,7 @@ from fileskit import ME, collecting_files, files, mount, nap, number, umount
 from ktop.collect.main import Collector
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting_files() as c:
-        yield c
+COLLECTING = collecting_files  # for the fixture `collector`
 
 
 # -- descriptors -----------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -18,13 +17,8 @@ from ktop.collect.main import Collector
 from ktop.model import BLOCKED, ProcessEvent
 
 pytestmark = pytest.mark.live
+COLLECTING = collecting  # for the fixture `collector`
 CPU = min(os.sched_getaffinity(0))
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting() as c:
-        yield c
 
 
 def events_of(collector: Collector, ppid: int) -> list[ProcessEvent]:

@@ -19,13 +19,8 @@ from ktop.bpf import btf, headers, layout
 from ktop.collect.main import Collector
 
 pytestmark = pytest.mark.live
+COLLECTING = collecting  # for the fixture `collector`
 CPU = min(os.sched_getaffinity(0))
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting() as c:
-        yield c
 
 
 @contextlib.contextmanager

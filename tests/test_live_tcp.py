@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,12 +29,7 @@ from ktop import hist
 from ktop.collect.main import Collector, Options
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting_tcp() as c:
-        yield c
+COLLECTING = collecting_tcp  # for the fixture `collector`
 
 
 # -- bytes -----------------------------------------------------------------------------------------

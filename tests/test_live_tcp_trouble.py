@@ -7,7 +7,6 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Iterator
 
 import pytest
 from tcpkit import (
@@ -32,12 +31,7 @@ from ktop.model import Tcp
 from ktop.model_tcp import TcpEvent
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting_tcp() as c:
-        yield c
+COLLECTING = collecting_tcp  # for the fixture `collector`
 
 
 # -- failed connects -------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,7 @@ from ktop.collect.main import Collector
 from ktop.model import Process
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting() as c:
-        yield c
+COLLECTING = collecting  # for the fixture `collector`
 
 
 def waits(collector: Collector, code: str, *args: str, children: int = 0) -> list[Process]:
