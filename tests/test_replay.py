@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,9 @@ def test_what_stands_before_the_command_counts() -> None:
 
 @pytest.mark.parametrize(("content", "says"), [
     (None, "No such file"), (b"", "empty"), (b"hello", "recording"),
-    (b"SQLite format 3\0" + bytes(200), "recording"), (os.urandom(9000), "recording")])
+    (b"SQLite format 3\0" + bytes(200), "recording"),
+    (random.Random(5).randbytes(9000), "recording")],
+    ids=["missing", "empty", "text", "header", "noise"])
 def test_bad_files_are_one_line(tmp_path: Path, content: bytes | None, says: str) -> None:
     path = tmp_path / "x.ktop"
     if content is not None:
