@@ -29,7 +29,7 @@ from ktop.screens.help import Help, KeyLine, help_page
 from ktop.shell.finding import Finding
 from ktop.shell.scoping import Scoping
 from ktop.shell.timing import Timing
-from ktop.sources import ENDED, LiveSource, Source
+from ktop.sources import ENDED, SILENT, LiveSource, Source
 from ktop.sources_replay import ReplaySource
 from ktop.widgets.header import (
     Banner,
@@ -147,7 +147,7 @@ class KtopApp(Scoping, Timing, Finding):
         if not self._built or len(self.screen_stack) != 1:
             return
         hints = [Hint(shown, label, 5 + n) for n, (shown, label) in enumerate(self._local_keys())]
-        if self.source.state == ENDED and self.renewable:
+        if self.source.state in (ENDED, SILENT) and self.renewable:
             hints.insert(0, Hint("r", "Restart collector", 0))
         moving = self.time_hints()
         hints += moving
@@ -280,7 +280,7 @@ class KtopApp(Scoping, Timing, Finding):
         """A new collector after one has ended."""
         if self.replaying:
             self.say("this is a recording: there is no collector")
-        elif self.source.state != ENDED:
+        elif self.source.state not in (ENDED, SILENT):
             self.say("the collector is running")
         elif self.source.restart():
             self.say("starting a new collector")

@@ -270,6 +270,7 @@ class Supervisor:
         stream, log = self._start_collector(collect)
         try:
             socket.send_fds(self._control, [NEW], [stream.fileno(), log])
+                os.kill(pid, signal.SIGCONT)  # a stopped process takes no signal
         except OSError:
             pass  # the UI is on its way out; the collector sees the end of its stream
         finally:

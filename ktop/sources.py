@@ -18,18 +18,20 @@ from ktop.model import Frame
 from ktop.text import clean
 from ktop.wire import Control, Reader, WireError, encode_control
 
-STARTING, LIVE, ENDED = "STARTING", "LIVE", "DEAD"
+STARTING, LIVE, SILENT, ENDED = "STARTING", "LIVE", "SILENT", "DEAD"
 CHUNK = 1 << 20
 # At most this much is decoded before keys get their turn again.
 READ_LIMIT = 4 << 20
 LOG_TAIL = 4096
+# A live collector is silent when it has not been heard of for two intervals and so many seconds.
+SILENT_S = 3
 
 Frames = Callable[[list[Frame]], None]
 Changed = Callable[[], None]
 
 
 class Source(Protocol):
-    """What the app needs of a source. `reason` says in one line why `state` is ENDED.
+    """What the app needs of a source. `reason` says in one line why `state` is ENDED or SILENT.
 
     bodies: encoded, of the frames that are being handed out, in step with them (to keep them
     without encoding again); empty when the source has none.
@@ -91,6 +93,8 @@ class LiveSource:
         self._reader = Reader()
         self._outgoing = bytearray()
         self._last_words = ""
+        self._quiet_s = 0  # seconds without a frame
+        self._pulse: asyncio.TimerHandle | None = None
         self._frames: Frames = lambda frames: None
         self._changed: Changed = lambda: None
 
@@ -105,6 +109,21 @@ class LiveSource:
         if self._stream is not None:
             self._stream.setblocking(False)
             self._loop.add_reader(self._stream, self._readable)
+            self._quiet_s = 0
+            self._pulse = self._loop.call_later(1, self._listen)
+
+    def _listen(self) -> None:
+        """Once a second: has the collector been heard of? One that is stopped, starved, or behind
+        a link that hangs, keeps its stream open.
+
+        Seconds are counted and no clock is read: one that was stopped ourselves did not wait.
+        """
+        self._pulse = self._loop.call_later(1, self._listen)
+        self._quiet_s += 1
+        interval_s = (self._wanted.interval_ns or 0) / 1e9
+        if self.state in (LIVE, SILENT) and self._quiet_s >= SILENT_S + 2 * interval_s:
+            self.state, self.reason = SILENT, f"no sample for {self._quiet_s}s"
+            self._changed()
 
     def _readable(self) -> None:
         """Take what is there. Nothing is drawn here: the callback decides when."""
@@ -144,6 +163,7 @@ class LiveSource:
             self._end(ended)
 
     def _deliver(self, frames: list[Frame]) -> None:
+        self._quiet_s = 0
         self._frames(frames)
         if self.state != LIVE:
             self.state, self.reason = LIVE, ""
@@ -158,6 +178,9 @@ class LiveSource:
         self._changed()
 
     def _detach(self) -> None:
+        if self._pulse is not None:
+            self._pulse.cancel()
+            self._pulse = None
         if self._stream is not None:
             self._loop.remove_reader(self._stream)
             self._loop.remove_writer(self._stream)

@@ -20,7 +20,7 @@ from ktop.panes.pipes import headline, sections
 from ktop.rewind import Ring
 from ktop.scope import HOST
 from ktop.screens.base import FrameScreen
-from ktop.sources import ENDED, LIVE, STARTING, Silence, Source
+from ktop.sources import ENDED, LIVE, SILENT, STARTING, Silence, Source
 from ktop.widgets.header import Banner, Cost, Crumbs, Header, Keys, Status, TabBar
 from ktop.widgets.pipes import PipeBar
 from ktop.wire import Control
@@ -34,6 +34,7 @@ SLICE_S, PAUSE_S = 0.008, 0.004  # making up for the past: work, and the keys' t
 MIN_SIZE = (80, 24)
 
 
+LATE_NS = 1_500_000_000  # beyond two intervals: then samples that are late are worth a line
 class Shell(TerminalApp):
     """The part of the application that the topics (ktop/shell) share.
 
@@ -248,7 +249,7 @@ class Shell(TerminalApp):
 
     @property
     def state_word(self) -> str:
-        """LIVE, PAUSED, STARTING or DEAD."""
+        """LIVE, PAUSED, STARTING, SILENT or DEAD."""
         if not self.following and self.source.state != ENDED:
             return "PAUSED"
         return self.source.state
@@ -287,7 +288,7 @@ class Shell(TerminalApp):
     def source_changed(self) -> None:
         """The source's state is another."""
         if self._built:
-            if self.source.state != ENDED:
+            if self.source.state not in (ENDED, SILENT):
                 self._message_over()  # about the source that was
             self._show_lines()
             self.keys_changed()
@@ -296,6 +297,10 @@ class Shell(TerminalApp):
         """The footer: keys of what has the focus, then ours."""
         raise NotImplementedError
 
+        elif self.source.state == SILENT:
+            more = "; r starts a new collector" if self.renewable else ""
+            self.banner.say(f"Silent: {self.source.reason}. The last picture stays{more}.",
+                            "bad", "strong")
     def keep(self, where: tuple[str, ...], value: Any) -> None:
         """A choice for next time: into the config file (ktop/shell/choices.py)."""
 
@@ -335,3 +340,6 @@ class Shell(TerminalApp):
         """Other room for the lines around the pane."""
         if self._built:
             self.call_after_refresh(self._show_lines)
+        took = self.frame.clock.interval_ns if self.frame is not None else None
+        if took is not None and took > 2 * self.interval_ns + LATE_NS:
+            return f"samples come every {took / 1e9:.1f}s: the collector gets too little CPU"

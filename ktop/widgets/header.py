@@ -17,7 +17,7 @@ from ktop.widgets.strips import Line, Piece, StripWidget, cells, strip
 
 GAP = "  "
 COST_FITS = 110  # columns from which the header has room for own cost; else the status line
-STATE_STYLES = {"LIVE": "good", "PAUSED": "warn", "STARTING": "dim", "DEAD": "bad",
+STATE_STYLES = {"LIVE": "good", "PAUSED": "warn", "STARTING": "dim", "DEAD": "bad", "SILENT": "bad",
                 "PAST": "warn", "REPLAY": "accent", "REC": "bad"}
 
 
