@@ -19,7 +19,7 @@ INTERVAL = float("1")  # this very object: nobody asked for another
 USAGE_ERROR = 2
 # Modules of ktop.commands, in the order of the help.
 COMMANDS_APART: tuple[str, ...] = (
-    "record", "replay", "diff", "export", "diagnose", "collect", "config")
+    "record", "replay", "diff", "export", "diagnose", "collect", "config", "completions")
 TIMES = ("--span", "--at")  # options whose value may be an offset
 ELSEWHERE = (None, "record")  # commands that can be about another host
 EPILOG = """\
@@ -126,7 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
                         help="mouse support (default: on, but off over SSH)")
     parser.add_argument("--limit", type=volume, action="append", default=[], dest="limits",
                         metavar="DEV=LIMITS",
-                        help="what a volume is sold as, e.g. vda=3000iops,125MBps")
+                        help="what a volume or interface is sold as, e.g. vda=3000iops,125MBps")
     scoped(parser)
     remote(parser)
     commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)

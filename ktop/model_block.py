@@ -11,11 +11,15 @@ OPERATIONS = ("read", "write", "discard", "flush", "sync")
 
 
 class Limit(Part):
-    """What a volume is sold as: operations and bytes a second, None where nothing was said."""
+    """What a volume is sold as: operations and bytes a second, None where nothing was said.
+
+    Of a network interface: packets and bytes a second, in each direction.
+    """
 
     device: str
     iops: float | None = None
     bytes_per_s: float | None = None
+    packets_per_s: float | None = None
 
 
 class BlockOp(Part):

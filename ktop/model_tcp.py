@@ -6,6 +6,7 @@ Addresses are text, never resolved; an IPv4 address mapped into IPv6 is shown as
 
 from __future__ import annotations
 
+from ktop.model_block import Limit
 from ktop.parts import Hist, Part
 
 CONNECTIONS_PER_FRAME = 1000
@@ -203,7 +204,8 @@ class Drop(Part):
 
 
 class Interface(Part):
-    """A network interface, from /proc/net/dev of its namespace."""
+    """A network interface, from /proc/net/dev of its namespace. limit: what it was declared to
+    carry, by its name, in every namespace (--limit, [limits])."""
 
     netns: int
     name: str
@@ -217,6 +219,7 @@ class Interface(Part):
     tx_errors_per_s: float | None = None
     drops_total: int = 0
     errors_total: int = 0
+    limit: Limit | None = None
 
 
 class Namespace(Part):

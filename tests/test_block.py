@@ -28,10 +28,11 @@ def test_limits():
     assert parse_limit("vda=3000iops,125MBps") == Limit("vda", 3000.0, 125e6)
     assert parse_limit("/dev/nvme0n1 = 16k iops") == Limit("nvme0n1", 16000.0, None)
     assert parse_limit("sdb=1.5GiB/s") == Limit("sdb", None, 1.5 * 2**30)
+    assert parse_limit("eth0=100kpps,1Gbit/s") == Limit("eth0", None, 125e6, 100e3)
 
 
 @pytest.mark.parametrize("wrong", ["", "vda", "vda=", "=3000iops", "vda=3000", "vda=fast",
-                                   "vda=0iops", "vda=1iops,2iops", "vda=125Mbit/s", "vda=1Mbps",
+                                   "vda=0iops", "vda=1iops,2iops", "vda=125Mbps", "vda=1Mbps",
                                    "v da=1iops", "vda=1iops,", "vda=\x1b[31m"])
 def test_a_wrong_limit_is_one_line(wrong):
     with pytest.raises(ValueError, match="--limit") as err:

@@ -323,6 +323,21 @@ def test_a_leak_is_steady_growth():
     assert left_ns(10, None, 5.0) is None and left_ns(10, 20, 0.0) is None
 
 
+def test_a_leak_is_known_after_four_even_steps_and_a_start_is_none():
+    assert track([10, 12, 14, 17, 19], SECOND) == (pytest.approx(135), 4 * SECOND, True)
+    assert not track([10, 60, 80, 90, 93], SECOND)[2]        # a burst that ebbs away
+    assert not track([10, 11, 12, 13], SECOND)[2]            # too few
+    assert not track([10, 12, 14, 17, 19, 19], SECOND)[2]    # it has stopped
+    # One that has run for long: it never fell back, or it comes and goes.
+    assert track([50] * 200 + [52, 54, 56, 58], SECOND)[2]
+    assert not track([50, 51, 50] * 60 + [52, 54, 56, 58], SECOND)[2]
+
+
+def test_a_leak_that_has_stopped_is_none():
+    grown = list(range(10, 110))
+    assert track(grown, SECOND)[2] and not track([*grown, *[109] * 7], SECOND)[2]
+
+
 def test_a_long_leak_keeps_few_changes():
     found = Track(0, 0)
     for i in range(3000):

@@ -1,4 +1,4 @@
-"""What a volume is sold as: `vda=3000iops,125MBps`."""
+"""What a volume is sold as: `vda=3000iops,125MBps`; an interface: `eth0=100kpps,1Gbit/s`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 from ktop.model_block import Limit
 from ktop.text import clean
 
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*(k|K|M|G|Ki|Mi|Gi)?\s*(iops|IOPS|Bps|B/s|bit/s|bps)")
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*(k|K|M|G|Ki|Mi|Gi)?\s*(iops|IOPS|pps|Bps|B/s|bit/s|bps)")
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30}
 
 
 def parse_limit(text: str) -> Limit:
-    """`DEVICE=N iops, N MBps` in any order, one of them at least. ValueError says what is wrong.
+    """`DEVICE=N iops, N pps, N MBps`, one of them at least. ValueError says what is wrong.
 
-    k, M, G are powers of 1000, Ki, Mi, Gi of 1024; B is a byte (Bps, B/s).
+    k, M, G are powers of 1000, Ki, Mi, Gi of 1024; B is a byte (Bps, B/s), `bit/s` an eighth.
     """
     shown = clean(text, 80)
     device, equals, rest = text.strip().partition("=")
@@ -27,10 +27,11 @@ def parse_limit(text: str) -> Limit:
         if found is None:
             wrong = clean(word.strip(), 40) or "nothing"
             raise ValueError(f"--limit {shown}: {wrong!r} is neither like 3000iops nor 125MBps")
-        if found[3] in ("bps", "bit/s"):
-            raise ValueError(f"--limit {shown}: volumes are sold in bytes: write 125MBps")
+        if found[3] == "bps":
+            raise ValueError(f"--limit {shown}: bits or bytes? Write 125MBps or 1Gbit/s")
         value = float(found[1]) * _FACTORS[(found[2] or "").lower()]
-        field = "iops" if found[3].lower() == "iops" else "bytes_per_s"
+        value /= 8 if found[3] == "bit/s" else 1
+        field = {"iops": "iops", "pps": "packets_per_s"}.get(found[3].lower(), "bytes_per_s")
         if value <= 0:
             raise ValueError(f"--limit {shown}: a limit is more than nothing")
         if getattr(limit, field) is not None:

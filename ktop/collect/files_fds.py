@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+from collections import deque
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 from ktop.bpf.files_layer import FD_WORDS, FDS_STRUCT
@@ -13,9 +15,14 @@ from ktop.model_files import Descriptors
 from ktop.text import comm
 
 SECOND = 1_000_000_000
-EVERY_NS = 2 * SECOND
+EVERY_NS = 1 * SECOND
 WINDOW_NS = 300 * SECOND
 GROWTH_NS, STEADY_NS = 5 * SECOND, 15 * SECOND  # from which growth, or a leak, is spoken of
+_WINDOWS = (WINDOW_NS, 60 * SECOND, 20 * SECOND)
+_YOUNG_NS = 2 * SECOND  # while it starts a process closes what it opens, and leaks nothing yet
+_QUIET_NS = 5 * SECOND  # without growth: it has stopped
+_STEPS = 4              # so many steps up in a row, and even ones, are a leak before STEADY_NS
+_UNEVEN = 2             # a step of more than twice the mean (and one) is a burst
 _INFINITY = (1 << 64) - 1
 _CHANGES = 128  # of one process remembered; beyond it every second one goes
 _LISTED = 500   # processes whose descriptors are counted by listing them, where there is no BPF
@@ -37,16 +44,27 @@ class FdRecord(NamedTuple):
 
 
 class Track:
-    """The count of one process over the window, as the moments at which it changed."""
+    """The count of one process over the window, as the moments at which it changed.
 
-    __slots__ = ("changes", "first_ns")
+    fell_ns: when it last went down, None for never (its first moments apart). recent: the last
+    samples, changed or not.
+    """
+
+    __slots__ = ("changes", "fell_ns", "first_ns", "recent")
 
     def __init__(self, now: int, count: int) -> None:
         self.first_ns = now
         self.changes = [(now, count)]
+        self.fell_ns: int | None = None
+        self.recent: deque[tuple[int, int]] = deque([(now, count)], _STEPS + 2)
 
     def add(self, now: int, count: int) -> None:
         """One more sample."""
+        if count < self.changes[-1][1]:
+            if now - self.first_ns > _YOUNG_NS:
+                self.fell_ns = now
+            self.recent.clear()
+        self.recent.append((now, count))
         if self.changes[-1][1] == count:
             return
         self.changes.append((now, count))
@@ -66,16 +84,44 @@ class Track:
         return found
 
     def growth(self, now: int) -> tuple[float | None, int, bool]:
-        """(per minute, over how many ns, steady); see model_files.Descriptors."""
-        window = min(WINDOW_NS, now - self.first_ns)
-        if window < GROWTH_NS:
-            return None, window, False
-        if len(self.changes) == 1:
-            return 0.0, window, False
+        """(per minute, over how many ns, steady); see model_files.Descriptors.
+
+        Steady in all that is known of it; or, where it has never gone down, lately: a process
+        that has run for hours may begin to leak.
+        """
+        known = min(WINDOW_NS, now - self.first_ns)
+        falling = self.fell_ns is not None and now - self.fell_ns < WINDOW_NS
+        for window in dict.fromkeys(min(known, w) for w in _WINDOWS):
+            if self._rises(now, window):
+                return self._per_min(now, window), window, True
+            if falling:
+                break
+        if not falling and (window := self._steps()):
+            return self._per_min(now, window), window, True
+        return (None if known < GROWTH_NS else self._per_min(now, known)), known, False
+
+    def _per_min(self, now: int, window: int) -> float:
+        return (self.changes[-1][1] - self.at(now - window)) * 60 * SECOND / window
+
+    def _rises(self, now: int, window: int) -> bool:
+        """Whether it went up in each third of a window, and is at its most now."""
+        pace = window // len(self.changes)  # a leak that has stopped is none
+        if (window < STEADY_NS or len(self.changes) == 1
+                or now - self.changes[-1][0] > max(_QUIET_NS, 2 * pace)):
+            return False
         a, b, c, d = (self.at(now - window + window * i // 3) for i in range(4))
         most = max(count for time_ns, count in self.changes if time_ns > now - window or count == d)
-        steady = window >= STEADY_NS and a < b < c < d and d >= most
-        return (d - a) * 60 * SECOND / window, window, steady
+        return a < b < c < d and d >= most
+
+    def _steps(self) -> int:
+        """How long it has gone up step by step, ns; 0: it has not, or in bursts."""
+        samples = list(self.recent)
+        ups = [b[1] - a[1] for a, b in pairwise(samples)]
+        if sum(up > 0 for up in ups) < _STEPS or not ups[-1]:
+            return 0
+        if max(ups) > _UNEVEN * sum(ups) / len(ups) + 1:
+            return 0
+        return samples[-1][0] - samples[0][0]
 
 
 def left_ns(count: int, limit: int | None, per_min: float | None) -> int | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 import time
 from dataclasses import dataclass
 
-from ktop import wire
+from ktop import privileges, wire
 from ktop.bpf.engine import Engine
 from ktop.collect import cgroups as cg
 from ktop.collect import host as host_mod
@@ -75,8 +74,8 @@ class Collector:
         if not self.options.bpf:
             self._without("started with --no-bpf")
             return
-        if os.geteuid() != 0:
-            self._without(f"not root: {self.options.as_root} shows everything")
+        if (why := privileges.why_no_bpf()) is not None:
+            self._without(f"{why}: {self.options.as_root} shows everything")
             return
         options = {"cgroup_v1": bool(hierarchy and hierarchy.v1),
                    "skip": list(self.options.skip), "btf": self.options.btf}
@@ -102,14 +101,15 @@ class Collector:
 
     def _settings(self) -> dict[str, dict[str, object]]:
         """Attributes of layers that the command line sets."""
-        limits = [parse_limit(text) for text in self.options.limits]
-        return {"block": {"limits": {limit.device: limit for limit in limits}}}
+        limits = {limit.device: limit for limit in map(parse_limit, self.options.limits)}
+        return {"block": {"limits": limits}, "tcp": {"limits": limits}}
 
     def _without(self, reason: str) -> None:
         self._late = LateLayers({}, False, self._settings())
         self._stacks = StacksLayer({}, [], lambda group: None, reason)
         self._health = HealthLayer(
-            [], f"no BPF: {reason}. From /proc only: no events, no histograms, no blocked time")
+            [], f"no BPF: {reason}. From /proc only: no events, no histograms, no blocked time",
+            reason)
 
     def settle(self) -> None:
         """Wait until every layer is loaded; live frames do not."""

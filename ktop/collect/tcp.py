@@ -27,6 +27,7 @@ from ktop.collect.tcp_peers import Peers
 from ktop.collect.tcp_records import EventRecord, address, command, decode, event
 from ktop.collect.tcp_table import Entry, Interval, TcpTable, connection, listener
 from ktop.model import Hist
+from ktop.model_block import Limit
 from ktop.model_tcp import EVENTS_PER_FRAME, Tcp, TcpEvent
 
 _CLOSE, _ACCEPT, _LISTENERS = KINDS.index("close") + 1, KINDS.index("accept") + 1, 500
@@ -63,6 +64,7 @@ class TcpLayer(RingLayer):
         self._unknown_netns = False
         self.pass_ns = 0             # CPU time of the last reading of descriptors
         self._overflow = 0
+        self.limits: dict[str, Limit] = {}  # by an interface's name
         self._refill()
 
     # -- events ----------------------------------------------------------------------------------
@@ -173,6 +175,8 @@ class TcpLayer(RingLayer):
             layer.namespaces.append(row)
             layer.interfaces += [self._rates.interface(inode, name, totals, tick.interval_ns)
                                  for name, totals in devices.items()]
+        for interface in layer.interfaces if self.limits else ():
+            interface.limit = self.limits.get(interface.name)
         self._rates.turn()
         return b"".join(chunks)
 

@@ -3,7 +3,8 @@
 A device is not full because it is busy: one reader keeps it 100% busy by itself. It is tight when
 several threads wait and requests queue; when a thread waits behind the requests of others; when it
 fails requests; when threads wait though the device has hardly any request of theirs (a limit above
-it holds them back); or when a declared limit is reached.
+it holds them back); when a declared limit is reached; or when some requests take many times what
+most take, and that is what a thread waits for, though nothing queues.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from ktop import hist
 from ktop.diagnosis.look import MOST, Look, Waiter, set_percentiles
 from ktop.diagnosis.model import Actor, Evidence, Pipe
+from ktop.diagnosis.thresholds import Thresholds
+from ktop.model import Hist
 from ktop.model_block import BlockUser, Device
 from ktop.model_pressure import IoLimit
 
@@ -96,7 +99,7 @@ class BlockPipes:
         pipe = Pipe("block", d.name, stalled=stalled, utilisation_pct=d.util_pct,
                     concurrency=disk.under_way)
         _figures(pipe, d)
-        for rule in (_errors, _limited, _held, _full, _behind, _declared):
+        for rule in (_errors, _limited, _held, _full, _behind, _declared, _tail):
             if rule(look, disk, pipe):
                 break
         else:
@@ -332,3 +335,53 @@ def _declared(look: Look, disk: _Disk, pipe: Pipe) -> bool:
                                       "/proc/diskstats; --limit", limit.bytes_per_s))
     pipe.next = "a bigger volume, or larger and fewer requests"
     return True
+
+
+def _tail(look: Look, disk: _Disk, pipe: Pipe) -> bool:
+    """Most requests are quick, a few are not, and those few are most of what somebody waits for."""
+    t = look.limits
+    found: list[tuple[float, float, Waiter]] = []
+    slow_s = 0.0
+    for w in look.waiters.values():
+        pid = w.process.pid
+        user, stalled = disk.rates.get(pid), disk.disk.get(pid, 0.0) + disk.fsync.get(pid, 0.0)
+        if user is None or stalled < t.tail_stalled:
+            continue
+        own = hist.merge(h for h in (user.read, user.write, user.other) if h is not None)
+        tail = _long(own, t)
+        if tail is None:
+            continue
+        slow_s += tail[1] / 1e9 / look.seconds
+        found.append((stalled, tail[0], w))
+    others = disk.under_way - sum(disk.by_pid.get(w.process.pid, 0.0) for _, _, w in found)
+    if not found or max(others, disk.background) >= t.block_behind_queue / 2:
+        return False
+    pids = {w.process.pid for _, _, w in found}
+    pipe.state, pipe.confidence = "contended", 0.7
+    pipe.stalled = sum(stalled for stalled, _, _ in found)
+    pipe.victims = pipe.culprits = look.longest(lambda w: (
+        disk.disk.get(w.process.pid, 0.0) + disk.fsync.get(w.process.pid, 0.0))
+        if w.process.pid in pids else 0.0)
+    worst = max(p99 for _, p99, _ in found)
+    pipe.evidence = [
+        _waiters(pipe.stalled, t.tail_stalled),
+        Evidence("requests of theirs, P99", worst / 1e6, "ms", "block_rq_complete",
+                 t.tail_ns / 1e6),
+        Evidence("in such long requests", slow_s, "requests", "time in them, a second",
+                 t.tail_share * pipe.stalled)]
+    pipe.next = ("the device itself is slow now and then, though nothing queues: its flushes, its "
+                 "cache, a volume's credits, or what lies behind it")
+    return True
+
+
+def _long(own: Hist, t: Thresholds) -> tuple[float, float] | None:
+    """(P99, ns in long requests) when the long ones stand apart and are most of the time."""
+    median, p99 = hist.percentile(own, 50), hist.percentile(own, 99)
+    if median is None or p99 is None or hist.count(own) < t.tail_samples:
+        return None
+    least = max(t.tail_ns, t.tail_ratio * median)
+    counts = {i: n for i, n in own.counts.items() if hist.bounds(i)[1] > least}
+    total, long = hist.midpoint_sum(own.counts), hist.midpoint_sum(counts)
+    if p99 < least or not total or long < t.tail_share * total:
+        return None
+    return p99, float(long)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ktop.diagnosis import cpu, lock, memory, quota, upstream
 from ktop.diagnosis.block import BlockPipes
 from ktop.diagnosis.files import FilePipes
-from ktop.diagnosis.findings import Findings
+from ktop.diagnosis.findings import SETTLED, Findings
 from ktop.diagnosis.look import Look, look_at
 from ktop.diagnosis.model import PIPES, Finding, Pipe, Report, Verdict
 from ktop.diagnosis.tcp import TcpPipes
@@ -123,17 +123,18 @@ class Diagnosis:
         t, seconds = self.limits, look.seconds
         present = dict(self._findings.measure(look))
         for key, finding in present.items():
-            held = self._found[key][0] if key in self._found else _Held(since_ns=now)
+            held = self._found[key][0] if key in self._found else _Held(
+                since_ns=now - round(seconds * 1e9))
             self._found[key] = (held, finding)
-        for key, (held, _) in list(self._found.items()):
+        for key, (held, finding) in list(self._found.items()):
             if key in present:
-                held.held_s = min(2 * t.finding_s, held.held_s + seconds)
+                held.held_s = min(t.finding_s + t.finding_keep_s, held.held_s + seconds)
             else:
                 held.held_s -= seconds
             if held.held_s <= 0:
                 del self._found[key]
                 continue
-            held.named = held.named or held.held_s >= t.finding_s
+            held.named = held.named or held.held_s >= t.finding_s or finding.kind in SETTLED
         found = []
         for held, finding in self._found.values():
             if held.named:

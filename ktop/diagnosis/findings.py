@@ -1,23 +1,28 @@
-"""What is wrong and stalls nobody yet: fork loops, opens of what is not there, leaks, OOM kills."""
+"""What is wrong and stalls nobody yet: fork loops, opens of what is not there, leaks, OOM kills,
+quotas used up in bursts, declared ceilings that are near."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
 
+from ktop.diagnosis.ceilings import ceilings
 from ktop.diagnosis.look import Look
 from ktop.diagnosis.model import Evidence, Finding
+from ktop.diagnosis.quota import QuotaBursts, quota_bursts
 from ktop.model import Process
 from ktop.model_files import Descriptors, FileProcess
 
-_WINDOW_NS = 4_000_000_000
+_WINDOW_NS = 3_000_000_000
+# Kinds that need no more time to be believed: the figure itself is of many seconds, or an event.
+SETTLED = ("descriptors", "oom", "quota bursts")
 
 
 @dataclass
 class _Children:
-    """Exits of one parent's children: (when, lifetime ns)."""
+    """Exits below one process: (when, lifetime ns, short)."""
 
-    exits: deque[tuple[int, int]] = field(default_factory=deque)
+    exits: deque[tuple[int, int, bool]] = field(default_factory=deque)
 
 
 class Findings:
@@ -25,48 +30,56 @@ class Findings:
 
     def __init__(self) -> None:
         self._children: dict[int, _Children] = {}
-        self._forks: dict[int, float] = {}  # pid -> forks a second, smoothed
+        self._bursts: dict[int, QuotaBursts] = {}
 
     def measure(self, look: Look) -> list[tuple[str, Finding]]:
         """(key, finding) of what holds in this frame."""
-        return [*self._fork_loops(look), *_missing(look), *_leaks(look), *_oom(look)]
+        return [*self._fork_loops(look), *_missing(look), *_leaks(look), *_oom(look),
+                *self._quota_bursts(look), *ceilings(look)]
 
-    def _fork_loops(self, look: Look) -> list[tuple[str, Finding]]:
+    def _exits(self, look: Look) -> None:
+        """Who ended, below whom. What a short-lived process had started counts to its parent: a
+        health check is a shell that starts three."""
         now, t = look.frame.clock.monotonic_ns, look.limits
         for e in look.frame.processes.events:
-            if e.kind == "exit" and e.lifetime_ns is not None:
-                self._children.setdefault(e.ppid, _Children()).exits.append((now, e.lifetime_ns))
+            if e.kind != "exit" or e.lifetime_ns is None:
+                continue
+            work_ns = e.cpu_ns if e.cpu_ns is not None else 0
+            short = e.lifetime_ns <= t.fork_lifetime_ns and work_ns <= t.fork_cpu_ns
+            below = self._children.setdefault(e.ppid, _Children()).exits
+            below.append((now, e.lifetime_ns, short))
+            own = self._children.pop(e.pid, None)
+            if own is not None and e.lifetime_ns <= _WINDOW_NS:
+                below.extend(own.exits)
         for pid, children in list(self._children.items()):
-            while children.exits and now - children.exits[0][0] > _WINDOW_NS:
+            while children.exits and now - children.exits[0][0] >= _WINDOW_NS:
                 children.exits.popleft()
             if not children.exits:
                 del self._children[pid]
-        step = min(1.0, look.seconds / t.smooth_s)
-        forks: dict[int, float] = {}
-        for p in look.by_pid.values():
-            if p.forks_per_s or p.pid in self._forks:
-                rate = self._forks.get(p.pid, 0.0)
-                rate += ((p.forks_per_s or 0.0) - rate) * step
-                if rate > 0.05:
-                    forks[p.pid] = rate
-        self._forks = forks
-        found = []
-        for pid, rate in forks.items():
-            p, ended = look.by_pid[pid], self._children.get(pid)
-            if rate < t.forks_per_s or ended is None or not look.inside(pid, p.cgroup):
+
+    def _fork_loops(self, look: Look) -> list[tuple[str, Finding]]:
+        self._exits(look)
+        t, found = look.limits, []
+        for pid, children in self._children.items():
+            lives = [ns for _, ns, short in children.exits if short]
+            per_s = len(lives) * 1e9 / _WINDOW_NS
+            p = look.by_pid.get(pid)
+            if (per_s < t.forks_per_s or len(lives) < t.fork_share * len(children.exits)
+                    or p is None or not look.inside(pid, p.cgroup)):
                 continue
-            lifetime = sum(ns for _, ns in ended.exits) / len(ended.exits)
-            per_s = len(ended.exits) * 1e9 / _WINDOW_NS
-            if per_s >= t.forks_per_s / 2 and lifetime <= t.fork_lifetime_ns:
-                found.append((f"forks {pid}", _forks(look, p, rate, lifetime)))
+            found.append((f"forks {pid}", _forks(look, p, per_s, sum(lives) / len(lives))))
         return found
+
+    def _quota_bursts(self, look: Look) -> list[tuple[str, Finding]]:
+        """Quotas that are used up for a moment, again and again."""
+        return quota_bursts(look, self._bursts)
 
 
 def _forks(look: Look, p: Process, rate: float, lifetime: float) -> Finding:
     return Finding(
         "forks", f"{p.comm} starts {rate:.0f} short processes a second", 0.0,
         [look.actor(p, 1.0)],
-        [Evidence("processes started", rate, "/s", "sched_process_fork", look.limits.forks_per_s),
+        [Evidence("short processes", rate, "/s", "sched_process_exit", look.limits.forks_per_s),
          Evidence("their mean life", lifetime / 1e6, "ms", "sched_process_exit",
                   look.limits.fork_lifetime_ns / 1e6)],
         f"execsnoop -P {p.pid}; pane Processes, executions",

@@ -9,6 +9,7 @@ from ktop import hist
 from ktop.diagnosis.model import Actor, Pipe
 from ktop.diagnosis.thresholds import Thresholds
 from ktop.model import Cgroup, Frame, Hist, Process
+from ktop.model_tcp import Connection
 from ktop.scope import Members
 
 MOST = 5  # culprits, victims
@@ -40,7 +41,7 @@ class Look:
     """A frame, its scope, and the waiters in it. `seconds`: of the interval.
 
     tracked: somebody keeps the accounts. fsync_is_disk: fsyncs are charged to a device, as the
-    block pipe has found.
+    block pipe has found. at_work: processes that others wait for, as the upstream pipe has found.
     """
 
     frame: Frame
@@ -52,10 +53,30 @@ class Look:
     groups: dict[int, Cgroup] = field(default_factory=dict)
     tracked: bool = False
     fsync_is_disk: bool = False
+    at_work: dict[int, bool] = field(default_factory=dict)
+    _ends: dict[tuple[str, int, int], list[Connection]] | None = None
+    _holders: dict[int | None, list[Connection]] | None = None
 
     def inside(self, pid: int | None, cgroup: int | None = None) -> bool:
         """Whether it is in the scope."""
         return self.members is None or self.members.has(pid, cgroup)
+
+    def other_end(self, c: Connection) -> Connection | None:
+        """The same connection as its peer has it, where that is on this host."""
+        if self._ends is None:
+            self._ends = {}
+            for o in self.frame.tcp.connections if self.frame.tcp is not None else ():
+                self._ends.setdefault((o.local, o.local_port, o.remote_port), []).append(o)
+        found = self._ends.get((c.remote, c.remote_port, c.local_port), ())
+        return next((o for o in found if o.id != c.id), None)
+
+    def connections(self, pid: int) -> list[Connection]:
+        """Those of one process."""
+        if self._holders is None:
+            self._holders = {}
+            for c in self.frame.tcp.connections if self.frame.tcp is not None else ():
+                self._holders.setdefault(c.pid, []).append(c)
+        return self._holders.get(pid, [])
 
     def sum(self, kind: str) -> float:
         """A kind of wait over the scope."""

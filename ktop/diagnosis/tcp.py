@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ktop import hist
+from ktop.diagnosis.ceilings import interfaces
 from ktop.diagnosis.look import MOST, Look, set_percentiles
 from ktop.diagnosis.model import Actor, Evidence, Pipe
 from ktop.diagnosis.thresholds import Thresholds
@@ -54,13 +55,6 @@ def actors(look: Look, rows: list[Connection]) -> list[Actor]:
             for pid in order]
 
 
-def other_end(tcp: Tcp, c: Connection) -> Connection | None:
-    """The same connection as its peer has it, where that is on this host."""
-    return next((o for o in tcp.connections if o.local_port == c.remote_port
-                 and o.remote_port == c.local_port and o.local == c.remote
-                 and o.id != c.id), None)
-
-
 class TcpPipes:
     """Remembers the connects of the last seconds."""
 
@@ -79,6 +73,10 @@ class TcpPipes:
         pipes += [pipe for row in tcp.listeners if (pipe := _listener(look, row)) is not None]
         pipes += _namespaces(look, tcp)
         pipes += _drops(look, tcp, causes)
+        near = next(iter(interfaces(look)), None)
+        if near is not None and near.pct >= look.limits.ceiling_pct:
+            for pipe in pipes:
+                pipe.evidence.append(near.evidence())
         if pipes:
             return pipes
         quiet = Pipe("tcp", stalled=sum(c.stalled for c in causes),
@@ -86,6 +84,7 @@ class TcpPipes:
         if tcp.tx_bytes_per_s is not None and tcp.rx_bytes_per_s is not None:
             quiet.throughput_bytes_per_s = tcp.tx_bytes_per_s + tcp.rx_bytes_per_s
         quiet.errors_per_s = tcp.retrans_per_s
+        quiet.headroom_pct = max(0.0, 100 - near.pct) if near is not None else None
         set_percentiles(quiet, tcp.rtt)
         return [quiet]
 
@@ -118,7 +117,6 @@ class TcpPipes:
                     and not self._elsewhere(key, failed)):
                 pipes.append(_failing(look, key, found, per_s, made))
         return pipes
-
 
     def _elsewhere(self, key: tuple[str, str, int], failed: int) -> bool:
         """Whether the command reaches the same port at another address (::1, then 127.0.0.1)."""
@@ -241,7 +239,7 @@ def _explain(look: Look, tcp: Tcp, cause: _Cause, pipe: Pipe, share: float) -> N
         waiting = sum(c.unsent_bytes + c.unacked_bytes for c in rows)
         pipe.evidence.append(Evidence("bytes that wait to be sent", float(waiting), "bytes",
                                       "write_seq - snd_una"))
-        readers = [end for c in rows if (end := other_end(tcp, c)) is not None]
+        readers = [end for c in rows if (end := look.other_end(c)) is not None]
         if readers:
             pipe.culprits = actors(look, readers)
             pipe.evidence.append(Evidence(

@@ -20,7 +20,8 @@ class Thresholds:
     name_s: float = 2.0         # so long must a pipe have stood out
     hold_s: float = 3.0         # more does not count
     fade: float = 0.6           # a second that does not stand out takes away so much of one
-    finding_s: float = 4.0      # findings need no hurry
+    finding_s: float = 2.5      # so long must a finding last, but for those of many seconds
+    finding_keep_s: float = 2.0  # and goes so long after that
 
     # -- weights of the ranking: errors that stall, then saturation, then the rest (USE method) ----
     weight_errors: float = 3.0
@@ -43,6 +44,8 @@ class Thresholds:
     # -- quota -------------------------------------------------------------------------------------
     quota_stalled: float = 0.1           # a tenth of a thread is held back
     quota_periods_pct: float = 10.0      # of periods; CPUThrottlingHigh of Kubernetes: 25%
+    quota_burst_ms: float = 100.0        # held back so long within a moment; "200-300 ms each time
+    quota_burst_every_s: float = 60.0    # every 15 s" (SCENARIOS.md): two within so long
 
     # -- memory ------------------------------------------------------------------------------------
     memory_stalled: float = 0.15         # PSI `some` over 10-15% is felt; oomd acts at 60% for 30 s
@@ -59,6 +62,11 @@ class Thresholds:
     held_share: float = 0.35             # of the wait that their requests account for
     limit_near_pct: float = 80.0         # of a limit (PCP pmie 85%, USE 60-70%)
     tail_ratio: float = 10.0             # P99 > 10 x median (SCENARIOS.md)
+    tail_ns: float = 20e6                # and long enough to be felt ("2% of writes over 50 ms")
+    tail_share: float = 0.5              # of the time in requests is time in such long ones
+    tail_samples: float = 50.0           # requests before a tail is spoken of
+    tail_stalled: float = 0.25           # a quarter of one thread's time
+    ceiling_pct: float = 70.0            # of a declared limit ("packets > 70%", SCENARIOS.md)
 
     # -- file --------------------------------------------------------------------------------------
     fsync_bound: float = 0.4             # nearly half of a thread's time, and
@@ -100,10 +108,16 @@ class Thresholds:
     upstream_forget_ms: float = 30e3     # subscriptions and long polls wait by choice
     upstream_rtts: float = 4.0
     upstream_busy_pct: float = 50.0      # a server on this host that works is not the wait's cause
+    upstream_share: float = 0.6          # most of a thread's wall time, in answers however short,
+    upstream_alone: float = 0.7          # or of a connection's, where no thread is seen to wait
+    upstream_most: float = 1.3           # more requests than one at a time: nobody waits for each
+    upstream_local_ns: float = 0.3e6     # on this host less is wakeups (0.1-0.5 ms in a zone)
 
     # -- findings ----------------------------------------------------------------------------------
     forks_per_s: float = 2.5             # "200 short processes a minute" is 3.3 (SCENARIOS.md)
-    fork_lifetime_ns: float = 40e6       # of what is started: shells and their helpers
+    fork_lifetime_ns: float = 40e6       # of what is started: shells and their helpers,
+    fork_cpu_ns: float = 10e6            # which do little; a compiler's do more,
+    fork_share: float = 0.5              # and they are the most of what it starts
     missing_per_s: float = 20.0          # opens of what is not there, by one command
     missing_share: float = 0.5           # and most of its opens fail
     fd_left_s: float = 6 * 3600.0        # or a growth_per_min of

@@ -5,13 +5,20 @@ acknowledged, and no answer has come for longer than a round trip or a fast serv
 keep-alive got its answer, a server that waits for a request did not make the connection, and who
 has asked for nothing in half a minute has subscribed to something; none of them counts. Nor does a
 peer on this host that is at work or waits itself: then its own pipe counts.
+
+Answers that are too short to be met by a sample each tick are counted: who asks one thing at a
+time has its connection busy for requests a second x round trip (Little), which is the part of its
+wall time that it waits. When that is most of it, it is bound by its upstream however short each
+answer is.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from ktop.diagnosis.look import Look
 from ktop.diagnosis.model import Actor, Evidence, Pipe
-from ktop.diagnosis.tcp import actors, other_end
+from ktop.diagnosis.tcp import actors
 from ktop.model_tcp import Connection, Tcp
 
 
@@ -37,6 +44,12 @@ def tied(c: Connection) -> bool:
     return c.sent_ago_ms == c.received_ago_ms
 
 
+def unanswered(c: Connection) -> bool:
+    """Whether its last data went out after the last came in."""
+    return c.sent_ago_ms is not None and (
+        c.received_ago_ms is None or c.sent_ago_ms < c.received_ago_ms)
+
+
 def _decided(look: Look, tcp: Tcp, rows: list[Connection]) -> list[Connection]:
     """Without the ties that no thread waits for.
 
@@ -56,16 +69,84 @@ def _decided(look: Look, tcp: Tcp, rows: list[Connection]) -> list[Connection]:
     return found
 
 
-def _excused(look: Look, tcp: Tcp, c: Connection) -> bool:
-    """The peer is on this host and works, or waits for something that has a pipe of its own."""
-    end = other_end(tcp, c)
+def _excused(look: Look, c: Connection) -> bool:
+    """The peer is on this host and works, or waits for something that has a pipe of its own; or
+    it waits itself for one that does."""
+    end = look.other_end(c)
     process = look.by_pid.get(end.pid) if end is not None and end.pid is not None else None
     if process is None:
         return False
+    known = look.at_work.get(process.pid)
+    if known is not None:
+        return known
+    look.at_work[process.pid] = False  # two that ask each other come back to here
     waits_pct = process.waits_pct or {}
     busy = ((process.cpu_pct or 0.0) + (process.runq_wait_pct or 0.0)
             + sum(pct for name, pct in waits_pct.items() if name not in ("socket", "reclaim")))
-    return busy >= look.limits.upstream_busy_pct
+    found = busy >= look.limits.upstream_busy_pct or any(
+        _excused(look, o) for o in look.connections(process.pid)
+        if o.active and (asking(look, o) or unanswered(o)))
+    look.at_work[process.pid] = found
+    return found
+
+
+def asking(look: Look, c: Connection) -> float:
+    """The part of the time that a connection waits for answers, 0 when that cannot be said.
+
+    Requests are segments with data; one that fills segments is an upload, several at once are a
+    stream: neither waits for each answer.
+    """
+    t, per_s = look.limits, c.segments_out_per_s or 0.0
+    if (c.state != "ESTAB" or not c.active or not c.srtt_ns or not c.rx_bytes_per_s or per_s < 1
+            or c.unsent_bytes or c.zero_window or c.recovery):
+        return 0.0
+    if c.mss_bytes and (c.tx_bytes_per_s or 0.0) > 0.9 * per_s * c.mss_bytes:
+        return 0.0
+    busy = per_s * c.srtt_ns / 1e9
+    return min(1.0, busy) if busy <= t.upstream_most else 0.0
+
+
+@dataclass
+class _Asker:
+    """A process that asks: its connections and the part of the time that each waits."""
+
+    rows: list[tuple[float, Connection]] = field(default_factory=list)
+
+    @property
+    def busy(self) -> float:
+        return sum(busy for busy, _ in self.rows)
+
+
+def _blocked(look: Look) -> dict[int, int]:
+    """By process: threads that wait at a socket for most of the time."""
+    found = {pid: 1 for pid, w in look.waiters.items()
+             if w.process.threads == 1 and w.socket >= look.limits.upstream_share}
+    least = 100 * look.limits.upstream_share
+    for thread in look.frame.processes.threads:
+        w = look.waiters.get(thread.pid)
+        if (w is not None and w.socket >= look.limits.upstream_share
+                and (thread.blocked_pct or 0.0) >= least
+                and thread.blocked_reason not in ("futex", "lock", "disk", "iowait")):
+            found[thread.pid] = found.get(thread.pid, 0) + 1
+    return found
+
+
+def chatty(look: Look, tcp: Tcp) -> list[tuple[float, Connection]]:
+    """(part of the time, connection) of those whose short answers take most of somebody's time."""
+    t = look.limits
+    askers: dict[int | None, _Asker] = {}
+    for c in tcp.connections:
+        busy = asking(look, c)
+        if busy > 0.02 and look.inside(c.pid, c.cgroup):
+            askers.setdefault(c.pid, _Asker()).rows.append((busy, c))
+    blocked = _blocked(look) if askers else {}
+    found = []
+    for pid, asker in askers.items():
+        threads = blocked.get(pid, 0) if pid is not None else 0
+        bound = bool(threads) and asker.busy >= t.upstream_share * threads
+        found += [(busy, c) for busy, c in asker.rows if bound or busy >= t.upstream_alone]
+    return [(busy, c) for busy, c in found
+            if not (look.other_end(c) is not None and (c.srtt_ns or 0) < t.upstream_local_ns)]
 
 
 def measure(look: Look) -> list[Pipe]:
@@ -78,13 +159,38 @@ def measure(look: Look) -> list[Pipe]:
             and look.inside(c.pid, c.cgroup)]
     peers: dict[tuple[str, int], list[Connection]] = {}
     for c in _decided(look, tcp, rows):
-        if not _excused(look, tcp, c):
+        if not _excused(look, c):
             peers.setdefault((c.remote, c.remote_port), []).append(c)
-    pipes = [_one(look, tcp, key, rows) for key, rows in peers.items()]
+    short: dict[tuple[str, int], list[tuple[float, Connection]]] = {}
+    for busy, c in chatty(look, tcp):
+        if (c.remote, c.remote_port) not in peers and not _excused(look, c):
+            short.setdefault((c.remote, c.remote_port), []).append((busy, c))
+    pipes = [_one(look, key, rows) for key, rows in peers.items()]
+    pipes += [_chatty(look, key, found) for key, found in short.items()]
     return pipes or [Pipe("upstream", stalled=0.0)]
 
 
-def _one(look: Look, tcp: Tcp, key: tuple[str, int], rows: list[Connection]) -> Pipe:
+def _chatty(look: Look, key: tuple[str, int],
+            found: list[tuple[float, Connection]]) -> Pipe:
+    """Answers that are short and many."""
+    t, rows = look.limits, [c for _, c in found]
+    name, busy = f"{key[0]}:{key[1]}", sum(busy for busy, _ in found)
+    per_s = sum(c.segments_out_per_s or 0.0 for c in rows)
+    pipe = Pipe("upstream", name, "waiting", stalled=busy, concurrency=busy, rate_per_s=per_s,
+                confidence=0.7, victims=actors(look, rows))
+    ends = [end for c in rows if (end := look.other_end(c)) is not None]
+    pipe.culprits = actors(look, ends) if ends else [Actor(None, name, None, 1.0)]
+    pipe.evidence = [
+        Evidence("waiting for answers, of the wall time of each", 100 * busy / len(rows), "%",
+                 "requests/s x srtt", 100 * t.upstream_share),
+        Evidence("requests, one at a time", per_s, "/s", "tcp_sock data_segs_out"),
+        Evidence("each answer, mean", 1e3 * busy / per_s, "ms", "srtt")]
+    pipe.check = f"ss -tinp dst {key[0]}  (data_segs_out x rtt)"
+    pipe.next = "ask for several things at once (batch, pipeline, join), or move nearer to it"
+    return pipe
+
+
+def _one(look: Look, key: tuple[str, int], rows: list[Connection]) -> Pipe:
     t = look.limits
     name = f"{key[0]}:{key[1]}"
     waited = sum(c.sent_ago_ms or 0 for c in rows) / len(rows)
@@ -92,7 +198,7 @@ def _one(look: Look, tcp: Tcp, key: tuple[str, int], rows: list[Connection]) -> 
                 rate_per_s=sum(c.segments_out_per_s or 0.0 for c in rows))
     pipe.state, pipe.confidence = "waiting", 0.8
     pipe.victims = actors(look, rows)
-    ends = [end for c in rows if (end := other_end(tcp, c)) is not None]
+    ends = [end for c in rows if (end := look.other_end(c)) is not None]
     pipe.culprits = actors(look, ends) if ends else [Actor(None, name, None, 1.0)]
     pipe.evidence = [
         Evidence("requests without an answer", float(len(rows)), "connections",
