@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 RUN_PACKAGES := python3-bpfcc
 # What tests drive: terminals, system calls, namespaces, users.
 TEST_PACKAGES := tmux strace iproute2 iptables procps fio util-linux
+# What reads the man page and the completions.
+TEST_PACKAGES += man-db mandoc zsh fish
 # Its package starts a service: only where nobody lives.
 TEST_PACKAGES += $(if $(CI),openssh-server)
 # The peers of bench/. A missing one is a `-` in the table.
@@ -19,7 +21,7 @@ ARGS ?=
 NOW = $$(cat pyproject.toml Makefile | cksum; pwd)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bench run test check faults bench screenshots clean
+.PHONY: help setup setup-dev setup-bench run test check faults bench screenshots man dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile \
@@ -54,6 +56,12 @@ check: setup-dev  ## ruff, mypy, import rules
 
 faults: setup-dev  ## real trouble on this kernel, and what diagnosis says; ARGS="--runs 3", "loss"
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+man: setup-dev  ## ktop.1 and completions of bash, zsh and fish, from parser and keys
+	@$(BIN)/python -m ktop.manual
+
+dist: setup-dev  ## sdist and wheel into dist/, installed and tried in an empty place
+	@$(BIN)/python -m tests.dist
 
 screenshots: setup-dev  ## pictures of each pane from the recorded session
 	@$(call packages,$(SHOT_PACKAGES),there are SVGs only)

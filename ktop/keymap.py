@@ -74,8 +74,9 @@ def action_names() -> dict[str, str]:
 
 
 def bindings_of(kinds: Iterable[type[DOMNode]]) -> list[Binding]:
-    """What these classes answer to, a binding for each key; what they inherit as well."""
+    """What these classes answer to, a binding for each key; inherited, too, but not Textual's."""
     return [binding for kind in kinds for base in kind.__mro__
+            if base.__module__.startswith("ktop.")
             for made in base.__dict__.get("BINDINGS", ()) if isinstance(made, Binding)
             for binding in Binding.make_bindings([made])]
 

@@ -60,6 +60,21 @@ def test_no_dependency_is_called_bcc():
     assert not [name for name in names if name.lower().startswith(("bcc", "bpfcc"))]
 
 
+def test_every_bpf_program_says_its_licence_and_its_text_is_here():
+    # and the kernel is told the same: its tracing helpers are for GPL-compatible programs only
+    from ktop.bpf import syscall
+
+    sources = sorted((ROOT / "ktop/bpf").glob("*.bpf.*"))
+    assert len(sources) > 8
+    for path in sources:
+        first = path.read_text(encoding="ascii").split("\n", 1)[0]
+        assert first == "/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */", path.name
+    for name in ("GPL-2.0-only", "BSD-2-Clause"):
+        assert (ROOT / f"LICENSES/{name}.txt").stat().st_size > 1000
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="ascii")
+    assert b"Dual BSD/GPL" in syscall.prog_load.__code__.co_consts
+
+
 def test_ci_script_is_executable_bash():
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
