@@ -32,9 +32,9 @@ MESSAGE_S = 5.0
 RETRY_S = 0.1
 SLICE_S, PAUSE_S = 0.008, 0.004  # making up for the past: work, and the keys' turn
 MIN_SIZE = (80, 24)
-
-
 LATE_NS = 1_500_000_000  # beyond two intervals: then samples that are late are worth a line
+
+
 class Shell(TerminalApp):
     """The part of the application that the topics (ktop/shell) share.
 
@@ -277,6 +277,10 @@ class Shell(TerminalApp):
             more = "; r starts a new one" if self.renewable else ""
             self.banner.say(f"The collector has ended ({self.source.reason}). "
                             f"The last picture stays{more}.", "bad", "strong")
+        elif self.source.state == SILENT:
+            more = "; r starts a new collector" if self.renewable else ""
+            self.banner.say(f"Silent: {self.source.reason}. The last picture stays{more}.",
+                            "bad", "strong")
         else:
             self.banner.say((self.newest.health.banner if self.newest else None) or "")
 
@@ -297,10 +301,6 @@ class Shell(TerminalApp):
         """The footer: keys of what has the focus, then ours."""
         raise NotImplementedError
 
-        elif self.source.state == SILENT:
-            more = "; r starts a new collector" if self.renewable else ""
-            self.banner.say(f"Silent: {self.source.reason}. The last picture stays{more}.",
-                            "bad", "strong")
     def keep(self, where: tuple[str, ...], value: Any) -> None:
         """A choice for next time: into the config file (ktop/shell/choices.py)."""
 
@@ -330,6 +330,9 @@ class Shell(TerminalApp):
             return f"{columns}x{lines}: ktop needs 80x24 to show everything"
         if self.frame is not None and self.frame.clock.interval_ns is None:
             return "first sample, no rates yet"
+        took = self.frame.clock.interval_ns if self.frame is not None else None
+        if took is not None and took > 2 * self.interval_ns + LATE_NS:
+            return f"samples come every {took / 1e9:.1f}s: the collector gets too little CPU"
         return ""
 
     def _say_standing(self) -> None:
@@ -340,6 +343,3 @@ class Shell(TerminalApp):
         """Other room for the lines around the pane."""
         if self._built:
             self.call_after_refresh(self._show_lines)
-        took = self.frame.clock.interval_ns if self.frame is not None else None
-        if took is not None and took > 2 * self.interval_ns + LATE_NS:
-            return f"samples come every {took / 1e9:.1f}s: the collector gets too little CPU"
