@@ -232,7 +232,7 @@ class KtopApp(Scoping, Timing, Finding):
             health = self.newest.health
             notes += [text for text in (health.banner, *health.notes) if text]
             notes += [f"{p.name}: {p.status}. {p.reason or p.fallback}".rstrip(". ") + "."
-                      for p in health.probes if p.status != "live"]
+                      for p in health.probes if p.status != "live" and health.source == "bpf"]
             notes += [f"The collector takes {fmt.size(health.collector_rss_bytes)} of memory; "
                       f"a sample took {fmt.duration(health.tick_ns)} of CPU time."]
         self.push_screen(Help(help_page(pane.title, pane.help_text(), self._pane_keys(), notes)))
@@ -324,6 +324,9 @@ def main(session: Session) -> int:
 def show(app: KtopApp, options: Options) -> int:
     """Run an app on this terminal, as the config file wants it; the exit status."""
     settings = options.settings or config.load()
+    if settings.unsafe:
+        print(f"ktop: {settings.complaints()[0]}", file=sys.stderr)
+        return 2
     told = [] if options.settings is None else settings.complaints()  # by the command line
     for line in app.use_settings(settings):
         if line not in told:

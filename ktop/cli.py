@@ -21,6 +21,7 @@ USAGE_ERROR = 2
 COMMANDS_APART: tuple[str, ...] = (
     "record", "replay", "diff", "export", "diagnose", "collect", "config", "completions")
 TIMES = ("--span", "--at")  # options whose value may be an offset
+COLLECTING = ("snapshot", "doctor", "diagnose", "collect")  # without a process tree
 ELSEWHERE = (None, "record")  # commands that can be about another host
 EPILOG = """\
 Keys: 1-6 panes, Space pause, + - interval, < > sort column, / filter, ? help,
@@ -148,6 +149,9 @@ def _live(args: argparse.Namespace) -> int:
 
     scope = scope_of(args)
     settings = config.load()
+    if settings.unsafe:
+        print(f"ktop: {settings.complaints()[0]}", file=sys.stderr)
+        return USAGE_ERROR
     for line in settings.complaints():
         print(f"ktop: {line}; left out", file=sys.stderr)
     chosen = settings.interval_ns if args.interval is INTERVAL else None
@@ -195,6 +199,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ktop with these arguments; the exit status. A traceback never reaches the user."""
     parser = build_parser()
     args = parser.parse_args(joined(sys.argv[1:] if argv is None else argv))
+    if argv is None and args.command in COLLECTING:
+        from ktop import capabilities
+
+        capabilities.keep_only(capabilities.COLLECTOR)  # of a process that is ours alone
     if args.host is not None and args.command not in ELSEWHERE:
         parser.error(f"--host: ktop {args.command} is about this host or a file")
     try:

@@ -45,6 +45,10 @@ class ConfigError(Exception):
     """What is wrong, where: one line."""
 
 
+class Unsafe(ConfigError):
+    """Root must not go by what others may have written."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something in the file that was left out. line: 0 when it is the file as a whole."""
@@ -73,7 +77,8 @@ class Settings:
 
     keys: Textual's key names, comma-separated, by the name of the action as it was written.
     sort: column and whether from the largest, by table. thresholds: by name, in their own unit.
-    lines: where each key is. text: was there a file at all.
+    lines: where each key is. unsafe: others may have written it and this is root, who goes by none
+    of it and does not start.
     """
 
     file: Path
@@ -88,6 +93,7 @@ class Settings:
     sort: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     lines: Mapping[str, int] = field(default_factory=dict)
+    unsafe: bool = False
 
     def complaints(self) -> list[str]:
         """The problems, a line each, with the file's name."""
@@ -193,9 +199,13 @@ CHECKS: dict[str, Callable[[str, object], Any]] = {
 def read(file: Path) -> str:
     """The file's text, "" when there is none. ConfigError when it cannot or must not be read."""
     try:
-        with open(file, "rb") as f:
-            if os.geteuid() == 0 and os.fstat(f.fileno()).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise ConfigError("group or others may write it, and this is root: chmod go-w")
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a fifo hangs none
+        with open(descriptor, "rb") as f:
+            about = os.fstat(descriptor)
+            if not stat.S_ISREG(about.st_mode):
+                raise ConfigError("no ordinary file")
+            if os.geteuid() == 0:
+                _check_whose(about)
             data = f.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ConfigError(f"bigger than {MAX_BYTES} bytes")
@@ -206,6 +216,15 @@ def read(file: Path) -> str:
         raise ConfigError(err.strerror or "cannot be read") from None
     except UnicodeDecodeError as err:
         raise ConfigError(clean(str(err), 200)) from None
+
+
+def _check_whose(about: os.stat_result) -> None:
+    """For root: the file is root's, or of who called sudo, and nobody else may write it."""
+    user = os.environ.get("SUDO_UID", "")
+    if about.st_uid and str(about.st_uid) != user:
+        raise Unsafe(f"it is user {about.st_uid}'s, and this is root: chown it")
+    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Unsafe("group or others may write it, and this is root: chmod go-w")
 
 
 _HEADER = re.compile(r"\s*\[+\s*([^\]#]+?)\s*\]+")
@@ -257,7 +276,7 @@ def load(file: Path | None = None) -> Settings:
         text = read(file)
         tables = tomllib.loads(text)
     except ConfigError as err:
-        return Settings(file, problems=(Problem("", str(err)),))
+        return Settings(file, problems=(Problem("", str(err)),), unsafe=isinstance(err, Unsafe))
     except (tomllib.TOMLDecodeError, RecursionError) as err:
         return Settings(file, problems=(Problem("", clean(str(err) or "nested too deep", 200)),))
     lines = find_lines(text)

@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ktop import __version__
+from ktop import __version__, capabilities
 from ktop.bpf.btf import VMLINUX
 from ktop.bpf.engine import Engine, Loaded, probe_table
 from ktop.bpf.layers import GROUPS, probes_of
@@ -22,9 +22,6 @@ from ktop.bpf.probes import TRACEFS
 from ktop.collect.cgroups import find_hierarchy
 from ktop.text import clean
 
-# include/uapi/linux/capability.h: those that decide what ktop may see.
-_CAPABILITIES = {2: "CAP_DAC_READ_SEARCH", 12: "CAP_NET_ADMIN", 19: "CAP_SYS_PTRACE",
-                 21: "CAP_SYS_ADMIN", 24: "CAP_SYS_RESOURCE", 38: "CAP_PERFMON", 39: "CAP_BPF"}
 _PERF_PARANOID = "/proc/sys/kernel/perf_event_paranoid"
 
 
@@ -47,23 +44,17 @@ def _read(path: str) -> str | None:
 
 
 def _capabilities() -> Check:
-    status = _read_status("CapEff")
-    if status is None:
-        return Check("capabilities", "unknown: /proc/self/status cannot be read", None)
-    held = int(status, 16)
-    have = [name for bit, name in _CAPABILITIES.items() if held >> bit & 1]
-    lack = [name for bit, name in _CAPABILITIES.items() if not held >> bit & 1]
-    enough = bool(held >> 21 & 1) or bool(held >> 39 & 1 and held >> 38 & 1)
-    value = f"has {' '.join(have) or 'none'}" + (f"; lacks {' '.join(lack)}" if lack else "")
-    return Check("capabilities", value, enough, "" if enough else "run it as root: sudo ktop")
-
-
-def _read_status(name: str) -> str | None:
-    try:
-        with open("/proc/self/status", encoding="ascii") as f:
-            return next(line.split()[1] for line in f if line.startswith(name + ":"))
-    except (OSError, StopIteration):
-        return None
+    """Of those that the collector keeps, which there are, and what is not seen for lack of one."""
+    held = capabilities.held()
+    wanted = [need.cap for need in capabilities.NEEDS]
+    have = " ".join(str(cap) for cap in wanted if cap in held) or "none"
+    lack = " ".join(str(cap) for cap in wanted if cap not in held)
+    value = f"has {have}" + (f"; lacks {lack}" if lack else "")
+    if capabilities.why_no_bpf() is not None:
+        return Check("capabilities", value, False, "run it as root: sudo ktop")
+    unseen = "".join(f"; without {cap} it does not see {what}"
+                     for cap, what in capabilities.blind())
+    return Check("capabilities", value + unseen, True)
 
 
 def _lockdown() -> Check:
@@ -128,15 +119,15 @@ def examine() -> dict[str, Any]:
     hierarchy = find_hierarchy()
     options = {"cgroup_v1": bool(hierarchy and hierarchy.v1)}
     engines = [Engine(options, number) for number, group in enumerate(GROUPS) if probes_of(group)]
-    root = os.geteuid() == 0
+    refused = capabilities.why_no_bpf()
     try:
         for engine in engines:
-            if root:
+            if refused is None:
                 engine.start()
                 engine.wait()
                 engine.watch({p.layer for p in engine.table})
             else:
-                engine.loaded.fatal = "not root"
+                engine.loaded.fatal = refused
         found = checks(engines[0].loaded)
         why = {p.name: p.on_demand for engine in engines for p in engine.table}
         probes = [{**row, "on_demand": why[row["name"]]}

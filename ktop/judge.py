@@ -116,7 +116,11 @@ def main(args: argparse.Namespace) -> int:
     from ktop.recording import Recording, RecordingError
 
     scope = scope_of(args) or HOST
-    limits = chosen(config.load().thresholds)
+    settings = config.load()
+    if settings.unsafe:
+        print(f"ktop: {settings.complaints()[0]}", file=sys.stderr)
+        return USAGE_ERROR
+    limits = chosen(settings.thresholds)
     drop_privileges()
     try:
         recording = Recording(args.file)

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from ktop import terminal
+from ktop import capabilities, terminal
 from ktop.privileges import die_with_parent, drop_privileges
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ Interface = Callable[[Session], int]
 
 def collect_live(sock: socket.socket, options: Options) -> int:
     """The real collector."""
+    capabilities.keep_only(capabilities.COLLECTOR)
     from ktop.collect.main import Options as CollectOptions
     from ktop.collect.main import serve
 
@@ -137,6 +138,8 @@ class Supervisor:
                 self._start_ui(None, os.memfd_create("ktop-no-log"))
             else:
                 self._start_ui(*self._start_collector(self._collect))
+            # to start another collector, and to signal all; programs it starts none
+            capabilities.keep_only(capabilities.SUPERVISOR, no_new_privs=False)
             while self._ui_status is None:
                 self._turn()
             return self._conclude(self._ui_status)
@@ -267,10 +270,10 @@ class Supervisor:
         for pid in self._collectors:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGCONT)  # a stopped process takes no signal
         stream, log = self._start_collector(collect)
         try:
             socket.send_fds(self._control, [NEW], [stream.fileno(), log])
-                os.kill(pid, signal.SIGCONT)  # a stopped process takes no signal
         except OSError:
             pass  # the UI is on its way out; the collector sees the end of its stream
         finally:

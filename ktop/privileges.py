@@ -1,4 +1,6 @@
-"""Whose rights a process has: root for the collector, the invoking user for all that draws."""
+"""Whose rights a process has: the invoking user's for all that draws. ktop/capabilities.py has the
+collector's.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,14 @@ import pwd
 import signal
 from typing import Any
 
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+from ktop.capabilities import FILES, bound, keep_only, prctl
 
-
-def _prctl(option: int, value: int) -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+_PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
     """SIGTERM when the supervisor is gone, however it went."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # gone before we asked
         os._exit(128 + signal.SIGTERM)
 
@@ -34,23 +32,30 @@ def invoking_user() -> pwd.struct_passwd | None:
     return user if user.pw_uid else None
 
 
-def drop_privileges() -> None:
-    """Become the user who called sudo, for good. Textual is imported after this."""
+def drop_privileges(starts_programs: bool = False) -> None:
+    """Become the user who called sudo, for good, and keep no capability. Textual is imported after
+    this.
+
+    Root that is nobody's sudo keeps its rights to files (FILES). starts_programs: the user's own,
+    which may need what no_new_privs forbids (an ssh whose ProxyCommand is a setuid program).
+    """
     user = invoking_user()
     if user is None:
+        keep_only(FILES if os.geteuid() == 0 else (), not starts_programs)
         return
     try:
         gid = int(os.environ.get("SUDO_GID", user.pw_gid))
     except ValueError:
         gid = user.pw_gid
-    import ctypes  # noqa: F401 - for _prctl, while it can surely be read
+    import ctypes  # noqa: F401 - for the rest, while it can surely be read
 
     _import_what_they_cannot_read(user, gid)
     os.initgroups(user.pw_name, gid)
     os.setresgid(gid, gid, gid)
+    bound(0)
     os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
     os.environ.update(HOME=user.pw_dir, USER=user.pw_name, LOGNAME=user.pw_name)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    keep_only((), not starts_programs)
 
 
 def _import_what_they_cannot_read(user: Any, gid: int) -> None:

@@ -204,7 +204,7 @@ class RemoteCollector:
     def __call__(self, sock: socket.socket, _options: Options) -> int:
         """Run until either end goes; the exit status."""
         parent = os.getppid()
-        drop_privileges()  # what comes from elsewhere is not read as root
+        drop_privileges(starts_programs=True)  # what comes from elsewhere is not read as root
         die_with_parent(parent)
         try:
             link = self._link or connect(self._far, alone=True)

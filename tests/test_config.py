@@ -145,6 +145,45 @@ def test_root_refuses_a_file_that_others_may_write(tmp_path):
     assert file.read_text() == FULL
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root refuses")
+def test_root_refuses_a_file_that_is_another_users(tmp_path, monkeypatch):
+    file = write(tmp_path, FULL)
+    os.chown(file, 65534, 65534)
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    assert config.load(file).unsafe and config.load(file).thresholds == {}
+    assert "it is user 65534's, and this is root" in config.load(file).complaints()[0]
+    monkeypatch.setenv("SUDO_UID", "65533")
+    assert config.load(file).unsafe
+    monkeypatch.setenv("SUDO_UID", "65534")  # who called sudo: it is their screen
+    assert config.load(file).thresholds and not config.load(file).unsafe
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root refuses")
+@pytest.mark.parametrize(("mode", "command"), [
+    (0o620, []), (0o602, ["diagnose"]), (0o666, ["config"]),
+    (0o620, ["replay", "tests/data/network.ktop", "--diagnose"])])
+def test_root_does_not_start_with_a_file_that_others_may_write(tmp_path, mode, command):
+    (tmp_path / "ktop").mkdir()
+    file = tmp_path / "ktop/config.toml"
+    file.write_text(FULL)
+    file.chmod(mode)
+    env = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
+    env.pop("SUDO_UID", None)
+    done = subprocess.run([sys.executable, "-m", "ktop", *command], env=env, capture_output=True,
+                          text=True, check=False, stdin=subprocess.DEVNULL, timeout=60)
+    assert done.returncode == 2
+    said = done.stderr or done.stdout  # `ktop config` answers, it does not complain
+    assert "group or others may write it, and this is root: chmod go-w" in said
+    if command != ["config"]:
+        assert said.count("\n") == 1
+
+
+def test_what_is_no_file_is_no_config(tmp_path):
+    os.mkfifo(tmp_path / "fifo")  # nobody writes: it must not wait for that
+    for place in (tmp_path / "fifo", tmp_path):
+        assert len(config.load(place).complaints()) == 1
+
+
 def test_a_broken_file_says_so_on_stderr_before_the_start(tmp_path):
     (tmp_path / "ktop").mkdir()
     (tmp_path / "ktop/config.toml").write_text('[theme]\nname = "blue"\n')
@@ -214,7 +253,7 @@ def test_root_writes_only_where_it_alone_may(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
-def test_a_user_follows_their_own_link_and_cannot_write_elsewhere(tmp_path):
+def test_a_user_follows_their_own_link_and_cannot_write_elsewhere(tmp_path, monkeypatch):
     """In a child that is nobody: as the UI is after sudo."""
     base = Path(f"/tmp/ktop-test-{os.getpid()}")
     home, dotfiles, foreign = base / "home", base / "dotfiles", base / "foreign"
@@ -240,6 +279,7 @@ def test_a_user_follows_their_own_link_and_cannot_write_elsewhere(tmp_path):
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
+    monkeypatch.setenv("SUDO_UID", "65534")
     try:
         assert (home / "config.toml").is_symlink()
         assert config.load(dotfiles / "ktop.toml").theme == "mono"

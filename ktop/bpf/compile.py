@@ -263,6 +263,9 @@ def run(sock: socket.socket, options: dict[str, Any], log: int) -> None:
     sys.path.append(os.path.dirname(os.path.dirname(_HERE)))
     with contextlib.suppress(ValueError, OSError):  # not needed since 5.11, and bcc tries too
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+    from ktop import capabilities
+
+    capabilities.keep_only(capabilities.COMPILE)
     loader = Loader(options, log)
     loader.prepare_headers()
     module, loaded, flavour = loader.load_best()

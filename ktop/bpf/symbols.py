@@ -297,6 +297,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from ktop import capabilities
+
+    capabilities.keep_only(capabilities.SYMBOLS)
     names = Names(load_libbcc())
     requests: queue.SimpleQueue[tuple[dict[str, Any], Maps] | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sock, requests), daemon=True).start()

@@ -8,22 +8,38 @@ import time
 
 import psutil
 
+from ktop import capabilities
 from ktop.bpf import syscall
 from ktop.bpf.engine import Engine, probe_table
+from ktop.bpf.layers import GROUPS
 from ktop.model import Health, Probe
 
 # The kernel's run-time statistics cost two clock reads per program run: on one tick in ten.
 _STATS_EVERY = 10
 
 
+def _absent(reason: str) -> list[Probe]:
+    """Every probe, where BPF is refused."""
+    found = []
+    for number in range(len(GROUPS)):
+        engine = Engine(group=number)
+        engine.loaded.fatal = reason
+        found += [Probe(**row) for row in probe_table(engine)]  # type: ignore[arg-type]
+    return found
+
+
 class HealthLayer:
     """The collector's own account.
 
-    engines: every one that is loaded; more join while ktop runs. fallback: why there is no BPF.
+    engines: every one that is loaded; more join while ktop runs. fallback: the line that says that
+    there is no BPF; reason: why not.
     """
 
-    def __init__(self, engines: list[Engine], fallback: str | None = None) -> None:
+    def __init__(self, engines: list[Engine], fallback: str | None = None,
+                 reason: str = "") -> None:
         self._engines, self._fallback = engines, fallback
+        self._absent = _absent(reason) if fallback is not None else []
+        self._blind = capabilities.blind() if fallback is None else []
         self._process = psutil.Process()
         self._last: tuple[int, float] | None = None
         self._tick = 0
@@ -41,7 +57,9 @@ class HealthLayer:
         cpu = used.ru_utime + used.ru_stime
         health = Health(source="bpf" if self._engines else "procfs", tick_ns=tick_ns,
                         banner=self._banner(),
+                        probes=self._absent,
                         notes=[n for e in self._engines for n in e.loaded.facts.get("notes", [])])
+        health.notes += [f"without {cap} it does not see {what}" for cap, what in self._blind]
         if self._last is not None and now > self._last[0]:
             health.collector_cpu_pct = (cpu - self._last[1]) * 1e11 / (now - self._last[0])
         self._last = (now, cpu)
@@ -60,6 +78,9 @@ class HealthLayer:
             return f"a whole group of probes is missing: {broken[0]}"
         if missing:
             return f"some probes are missing: {', '.join(missing)} (ktop doctor says why)"
+        if self._blind:
+            caps = ", ".join(str(cap) for cap, _ in self._blind)
+            return f"some figures are missing: no {caps} (ktop doctor says which)"
         return None
 
     def _probes(self, health: Health, now: int) -> None:

@@ -7,7 +7,7 @@ import socket
 import time
 from dataclasses import dataclass
 
-from ktop import privileges, wire
+from ktop import capabilities, wire
 from ktop.bpf.engine import Engine
 from ktop.collect import cgroups as cg
 from ktop.collect import host as host_mod
@@ -74,7 +74,7 @@ class Collector:
         if not self.options.bpf:
             self._without("started with --no-bpf")
             return
-        if (why := privileges.why_no_bpf()) is not None:
+        if (why := capabilities.why_no_bpf()) is not None:
             self._without(f"{why}: {self.options.as_root} shows everything")
             return
         options = {"cgroup_v1": bool(hierarchy and hierarchy.v1),
@@ -256,8 +256,9 @@ class Server:
                 now = time.monotonic_ns()
                 if now >= self._due:
                     self._tick(now)
-                    continue
-                self._wait(min(self._due - now, DRAIN_NS))
+                    now = time.monotonic_ns()
+                # also when the next is due already: the reader may have had enough of us
+                self._wait(max(0, min(self._due - now, DRAIN_NS)))
                 self._collector.drain()
         finally:
             self._collector.close()

@@ -61,6 +61,9 @@ def run(args: argparse.Namespace) -> int:
 
     scope = scope_of(args)
     settings = config.load()
+    if settings.unsafe:
+        print(f"ktop: {settings.complaints()[0]}", file=sys.stderr)
+        return USAGE_ERROR
     for complaint in settings.complaints():
         print(f"ktop: {complaint}; going on without it", file=sys.stderr)
     looks = Looks(args.duration, args.bpf, (*settings.limits, *args.limits), scope,
