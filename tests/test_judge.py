@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.json import encode
 
+from ktop.diagnosis.engine import Diagnosis
 from ktop.diagnosis.model import PIPES
 from ktop.diagnosis.thresholds import DEFAULT
 from ktop.judge import judge, worst
@@ -41,6 +43,17 @@ def test_episodes_are_what_the_screen_would_have_said():
     for seen, was in zip(told, said, strict=True):
         assert (seen[0] if seen else "none") == (was[0] if was[0] in PIPES else "none")
     assert worst(episodes) in episodes
+
+
+def test_a_report_does_not_change_any_more():
+    """Reports are kept; what is held over to the next frame must not be the same pipe."""
+    diagnosis = Diagnosis()
+    reports = [diagnosis.update(frame) for frame in frames()]
+    kept = [encode(report) for report in reports]
+    diagnosis, said = Diagnosis(), []
+    for frame in frames():
+        said.append(encode(diagnosis.update(frame)))
+    assert kept == said
 
 
 def test_a_span_counts_only_what_is_in_it():

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from ktop.diagnosis import cpu, lock, memory, quota, upstream
 from ktop.diagnosis.block import BlockPipes
 from ktop.diagnosis.files import FilePipes
@@ -111,10 +113,9 @@ class Diagnosis:
                 held.held_s = max(0.0, held.held_s - t.fade * seconds)
             held.named = held.held_s >= t.name_s or (held.named and held.held_s > 0)
             if held.named and held.last is not None:
-                named = held.last
-                named.stalled = max(held.mean, 0.0)
-                named.since_s = (now - held.since_ns) / 1e9
-                tight.append(named)
+                # its own: earlier reports have the same pipe, and are kept
+                tight.append(replace(held.last, stalled=max(held.mean, 0.0),
+                                     since_s=(now - held.since_ns) / 1e9))
         self._held = {key: held for key, held in self._held.items()
                       if held.held_s > 0 or held.mean > 0.01}
         return tight
@@ -138,8 +139,7 @@ class Diagnosis:
         found = []
         for held, finding in self._found.values():
             if held.named:
-                finding.since_s = (now - held.since_ns) / 1e9
-                found.append(finding)
+                found.append(replace(finding, since_s=(now - held.since_ns) / 1e9))
         return sorted(found, key=lambda f: (f.kind, -f.since_s, f.text))
 
 
