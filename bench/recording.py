@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.common import Missing, Row, end, require_root, tool
-from ktop.kept import Entry, Keeper
+from ktop.kept import Entry, Keeper, levelled
 from ktop.lens import Moment
 from ktop.model import Frame
 from ktop.packing import FILE_LEVEL, GROUP
@@ -73,7 +73,8 @@ def daemons(count: int) -> Iterator[None]:
 def load() -> Iterator[None]:
     """The workloads of the recorded session (disk, files, TCP, executions), and daemons up to 300
     processes."""
-    from tests.make_session import directory, workloads
+    from tests.make_session import workloads
+    from tests.sessionkit import directory
 
     with directory() as data, workloads(data, {}, set()):
         time.sleep(1)
@@ -209,7 +210,7 @@ def day(path: Path) -> None:
     from tests import session
 
     keeper = Keeper(FILE_LEVEL)
-    kept = [keeper.keep(frame) for frame in session.frames()[:2 * GROUP]]
+    kept = [levelled(keeper.keep(frame), frame, None) for frame in session.frames()[:2 * GROUP]]
     begin = kept[0].moment
 
     def entry(at: int) -> Entry:

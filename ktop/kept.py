@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ktop import levels
 from ktop.diagnosis.model import Report
 from ktop.lens import Moment
+from ktop.levels import encode, levels
 from ktop.model import Frame, Probe
 from ktop.packing import LEVEL, Packer
 from ktop.text import clean
@@ -19,7 +19,8 @@ class Entry(NamedTuple):
     """One kept frame.
 
     at: its position; key: that of the keyframe which it is packed against, its own for a keyframe.
-    levels: ktop.levels.encode. probes: those whose status changed, all in the first.
+    levels: ktop.levels.encode, empty until they are worked out (`levelled`). probes: those whose
+    status changed, all in the first.
     """
 
     at: int
@@ -28,6 +29,11 @@ class Entry(NamedTuple):
     levels: bytes
     data: bytes
     probes: tuple[Probe, ...] = ()
+
+
+def levelled(entry: Entry, frame: Frame, report: Report | None) -> Entry:
+    """The same with its levels; report: what the diagnosis made of the frame, where it did."""
+    return entry._replace(levels=encode(levels(frame, report)))
 
 
 class Mark(NamedTuple):
@@ -52,10 +58,9 @@ class Keeper:
         self._key = 0
         self._statuses: dict[tuple[str, str], tuple[str, str]] = {}
 
-    def keep(self, frame: Frame, body: bytes | None = None,
-             report: Report | None = None) -> Entry:
-        """The next one. body: its encoding, report: its diagnosis, if at hand. Raises PackError if
-        it is too large."""
+    def keep(self, frame: Frame, body: bytes | None = None) -> Entry:
+        """The next one, without levels. body: its encoding, if at hand. Raises PackError if it is
+        too large."""
         packed = self._packer.pack(encode_body(frame) if body is None else body)
         at = self._at
         self._at += 1
@@ -64,7 +69,7 @@ class Keeper:
         clock = frame.clock
         return Entry(at, self._key,
                      Moment(clock.wall_ns, clock.monotonic_ns, clock.interval_ns, clock.gap_ns),
-                     levels.encode(levels.levels(frame, report)), packed.data, self._changed(frame))
+                     b"", packed.data, self._changed(frame))
 
     def _changed(self, frame: Frame) -> tuple[Probe, ...]:
         """Probes that are new or fare differently from the frame before."""

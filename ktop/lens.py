@@ -7,10 +7,12 @@ not known yet is made up for in slices (`work`), so that no key ever waits for i
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import NamedTuple, Protocol
 
 from ktop.diagnosis.engine import Diagnosis
+from ktop.diagnosis.model import Report
 from ktop.diagnosis.thresholds import Thresholds
 from ktop.folds import WINDOW_NS, Folds
 from ktop.history import SECOND, History
@@ -199,6 +201,18 @@ class Lens:
         if self._next is not None:
             self._past, self._next = self._next, None
         return False
+
+    @property
+    def report(self) -> Report | None:
+        """What the diagnosis made of the frame in view; None where it has not come so far."""
+        newest = self.history.newest
+        if newest is None or self.whole is None:
+            return None
+        return newest.report if newest.monotonic_ns == self.whole.clock.monotonic_ns else None
+
+    def aside(self) -> Diagnosis | None:
+        """The diagnosis as it stands, to go on apart from what is in view."""
+        return copy.deepcopy(self._past.diagnosis)
 
     @property
     def history(self) -> History:

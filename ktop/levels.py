@@ -22,6 +22,7 @@ PIPES = ("cpu", "quota", "steal", "memory", "file", "block", "tcp", "lock", "ups
 TIGHT = ("errors", "saturated", "contended", "waiting")  # states of a pipe that is named
 LEAST = 0.05  # mean number held up below which nothing is said to be
 MILLI = 1000
+_MOST = 1e12  # threads held up; thousandths of it fit into 64 bits
 _WORDS = ("pipe", "state")
 # What of Process.waits_pct is whose. `socket` is none's: who waits for an answer is often idle.
 _CLAIMS = {"memory": ("memory", "reclaim"), "file": ("fsync", "file", "file_lock"),
@@ -115,7 +116,7 @@ def _waits(frame: Frame) -> dict[str, float]:
 
 def _milli(value: float | None) -> float | None:
     """As a recording keeps it, so that live and replay show the same."""
-    return None if value is None else round(value * MILLI) / MILLI
+    return None if value is None else round(max(-_MOST, min(_MOST, value)) * MILLI) / MILLI
 
 
 def _held_up(connection: Connection) -> bool:

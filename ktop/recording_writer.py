@@ -20,7 +20,7 @@ from types import TracebackType
 
 from ktop import __version__
 from ktop.diagnosis.model import PIPES, Report, Verdict
-from ktop.kept import Entry, Keeper, Mark, make_mark
+from ktop.kept import Entry, Keeper, Mark, levelled, make_mark
 from ktop.model import SCHEMA, Frame
 from ktop.packing import FILE_LEVEL, GROUP, PackError
 from ktop.recording_schema import (
@@ -34,6 +34,7 @@ from ktop.recording_schema import (
     shown,
 )
 from ktop.text import clean
+from ktop.wire import WireError
 
 CHECKPOINT_PAGES = 500        # the WAL grows to so much, and with it what a checkpoint writes
 RESERVE_BYTES = 1 << 20       # reserved at once
@@ -136,8 +137,8 @@ class Writer:
         if not self._described:
             self.describe(frame)
         try:
-            entry = self._keeper.keep(frame, body, report)
-        except PackError as err:
+            entry = levelled(self._keeper.keep(frame, body), frame, report)
+        except (PackError, WireError) as err:
             raise RecordingError(f"{shown(self.path)}: {err}") from None
         self.step = max(self.step, len(entry.data) + 2 * PAGE_SIZE)
         self._reserve(len(entry.data))

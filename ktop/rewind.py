@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ktop.diagnosis.model import Report
-from ktop.kept import Entry, Keeper, Mark, make_mark
+from ktop.kept import Entry, Keeper, Mark, levelled, make_mark
 from ktop.lens import Moment
-from ktop.levels import Levels, encode, levels
+from ktop.levels import Levels
 from ktop.levels import decode as decode_levels
 from ktop.model import Frame
 from ktop.packing import GROUP, PackError, Unpacker
@@ -104,6 +104,7 @@ class Ring:
 
         Raises PackError when it is larger than anything we keep.
         """
+        self._settle()
         entry = self._keeper.keep(frame, body)
         if entry.key == entry.at:
             self._groups.append([])
@@ -149,12 +150,17 @@ class Ring:
             return self._key[1]
         return Unpacker(self._key[1]).unpack(entry.data)
 
-    def judge(self, at: int, report: Report) -> None:
+    def judge(self, report: Report) -> None:
         """What the diagnosis made of the newest frame, a moment after it was added."""
-        if at == self.end - 1 and self._newest is not None:
+        if self._newest is not None:
             group = self._groups[-1]
-            group[-1] = group[-1]._replace(
-                levels=encode(levels(self._newest, report)))
+            group[-1] = levelled(group[-1], self._newest, report)
+
+    def _settle(self) -> None:
+        """The newest frame has its levels; from itself, if nobody judged it. Worked out once."""
+        if self._newest is not None and not self._groups[-1][-1].levels:
+            group = self._groups[-1]
+            group[-1] = levelled(group[-1], self._newest, None)
 
     def moment(self, at: int) -> Moment:
         """When that was."""
@@ -166,6 +172,7 @@ class Ring:
 
     def levels(self, begin: int, end: int) -> list[Levels | None]:
         """Of the positions begin to end - 1; None where there is no frame (any more)."""
+        self._settle()
         return [decode_levels(self._entry(at).levels) if self.first <= at < self.end else None
                 for at in range(begin, end)]
 
@@ -193,6 +200,7 @@ class Ring:
         """What is remembered now, to be saved by another thread; None when nothing is."""
         if self._newest is None:
             return None
+        self._settle()
         return Snapshot(tuple(entry for group in self._groups for entry in group),
                         tuple(self.marks()), self._newest)
 

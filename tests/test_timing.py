@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from ktop import when
+from ktop.diagnosis.engine import Diagnosis
+from ktop.levels import levels
 from ktop.live_recording import free_path
 from ktop.recording import Recording
 from ktop.scope import Scope
@@ -176,7 +178,7 @@ async def test_timeline_earns_its_lines() -> None:
         assert s.app.timeline.display
         assert s.app.timeline.size.height == 2
         assert clock_of(session.frames()[0]) in s.lines[2]
-        assert "cpu" in s.lines[3]
+        assert "tcp" in s.lines[3]  # of each frame what the verdict on it says
         await s.press("0")
         assert not s.app.timeline.display
         await s.press("z")
@@ -292,11 +294,38 @@ def test_free_path_never_takes_one_that_is_there(tmp_path: Path) -> None:
     assert first.parent == second.parent == tmp_path
 
 
-async def test_the_memory_knows_the_verdict() -> None:
+async def test_the_memory_knows_the_verdict_on_each_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of frames that come together, and while the picture stands still; worked out once."""
     frames = session.frames()
+    worked_out = []
+    monkeypatch.setattr("ktop.kept.levels", lambda frame, report: worked_out.append(frame.seq)
+                        or levels(frame, report))
     async with live(frames=0) as s:
-        for frame in frames[:5]:
+        await s.play(*frames[:20])
+        await s.press("R", "space")
+        await s.play(*frames[20:30])
+        await s.press("space")
+        for frame in frames[30:]:
             await s.play(frame)
-        verdict = s.app.host.history.newest.report.verdict
-        (found,) = s.app.ring.levels(4, 5)
-        assert (found.pipe, found.state) == (verdict.pipe, verdict.state)
+        await settled(s)
+        diagnosis = Diagnosis()
+        truth = [levels(frame, diagnosis.update(frame)) for frame in frames]
+        assert s.app.ring.levels(0, len(frames)) == truth
+        recording = s.app.recording
+        assert recording is not None
+        await until(s, lambda: recording.frames == 22)
+        await s.press("R")
+        (path,) = Path().glob("*.ktop")
+        with Recording(path) as found:
+            assert found.levels(0, 22) == truth[20:]
+        in_memory = [seq for seq in worked_out if seq < frames[20].seq]
+        assert in_memory == [frame.seq for frame in frames[:20]]
+
+
+async def test_the_timeline_of_a_scope_says_whose_it_is(session_file: Path) -> None:
+    async with replay(session_file) as s:
+        assert "host" not in s.lines[3]
+        pid = s.app.host.whole.processes.rows[0].pid
+        s.app.set_scope(Scope(pid=pid))
+        await settled(s)
+        assert s.lines[3].strip().startswith("host ")

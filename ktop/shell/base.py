@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from textual.timer import Timer
 
 from ktop import theme
+from ktop.diagnosis.engine import Diagnosis
+from ktop.diagnosis.model import Report
 from ktop.diagnosis.thresholds import DEFAULT
 from ktop.driver import TerminalApp
 from ktop.history import History
@@ -68,6 +70,7 @@ class Shell(TerminalApp):
         self.panes = [make() for make in panes]
         self.number = 1
         self._overlays: dict[FrameScreen, Lens] = {}
+        self._aside: Diagnosis | None = None  # goes on while nobody follows
         self._built = False
         self._tick_due = False
         self._skipped = 0
@@ -109,6 +112,10 @@ class Shell(TerminalApp):
             if self.following:
                 for lens in self.lenses():
                     lens.take(frame, at)
+            report = self._judged(frame)
+            if report is not None:
+                self.ring.judge(report)
+            self.kept(frame, body, report)
         self._skipped += len(frames) - (not self._tick_due)
         before, self.newest = self.newest, frames[-1]
         unsent = self.newest.health.skipped_frames
@@ -118,6 +125,19 @@ class Shell(TerminalApp):
         if not self._tick_due:
             self._tick_due = True
             self.call_next(self._tick)
+
+    def _judged(self, frame: Frame) -> Report | None:
+        """What the diagnosis makes of a frame that has just come, also while the picture stands
+        still or has not caught up: the memory and a recording are to know."""
+        if self.following and (found := self.host.report) is not None:
+            self._aside = None
+            return found
+        if self._aside is None:
+            self._aside = self.host.aside()
+        return self._aside.update(frame) if self._aside is not None else None
+
+    def kept(self, frame: Frame, body: bytes | None, report: Report | None) -> None:
+        """A frame has gone into the memory, with its diagnosis."""
 
     def bodies(self, frames: list[Frame]) -> list[bytes | None]:
         """The frames that are being handed out as they came over the wire, where that is known."""

@@ -30,19 +30,12 @@ class Keeping(Shell):
         """A recording is shown; there is no now."""
         return self.source.state == REPLAY
 
-    def report(self) -> Report | None:
-        """What the diagnosis made of the newest frame; None while nobody follows it."""
-        newest = self.host.history.newest
-        return newest.report if self.following and newest is not None else None
-
-    def arrived(self, frames: list[Frame]) -> None:
-        """From the source: also into the file."""
-        super().arrived(frames)
+    def kept(self, frame: Frame, body: bytes | None, report: Report | None) -> None:
+        """Also into the file."""
         recording = self.recording
         if recording is None:
             return
-        for frame, body in zip(frames, self.bodies(frames), strict=True):
-            recording.put(frame, body, self.report() if frame is self.host.whole else None)
+        recording.put(frame, body, report)
         if recording.problem:
             self.say(f"recording ended: {recording.problem}", "bad")
             self.recording = None

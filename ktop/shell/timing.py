@@ -66,8 +66,6 @@ class Timing(Keeping):
     def arrived(self, frames: list[Frame]) -> None:
         """From the source. What is looked at may just have left the memory."""
         super().arrived(frames)
-        if (report := self.report()) is not None:
-            self.ring.judge(self.host.at, report)
         if said := self.player.forgotten():
             self._arrive(1, said)
         for at in range(max(self.ring.first + 1, self.ring.end - len(frames)), self.ring.end):
@@ -309,12 +307,14 @@ class Timing(Keeping):
         day = not when.same_day(*(self.track.moment(at).wall_ns for at in (
             self.track.first, self.player.last)))
         left, right = (when.label(self.track.moment(at).wall_ns, day) for at in edges)
-        worst = levels.worst(levels.levels(self.host.whole)) if self.host.whole else None
+        whole = self.host.whole
+        worst = levels.worst(levels.levels(whole, self.host.report)) if whole else None
+        whose = "host " if self.lens.scope else ""  # it is the whole host's, whatever the scope
         return Picture(
             overview.columns(width, begin, end), _column(here, begin, end, width),
             tuple(column for mark in marks
                   if (column := _column(mark, begin, end, width)) is not None),
-            left, right, span_text(end - begin),
+            left, right, whose + span_text(end - begin),
             "" if worst is None else f"{SHORT.get(worst[0], worst[0])} {fmt.number(worst[1])}")
 
     def _looked_at(self, here: int) -> tuple[int, int]:
