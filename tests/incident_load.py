@@ -1,43 +1,30 @@
-"""The workloads of the two recorded incidents. Standard library only; see tests/session_load.py.
+"""The workloads of the four recorded incidents; how they are run: tests/rolekit.py.
 
 Disk: `orders` commits with fdatasync, `checkout` asks it, and `dump` comes and fills the device.
 Network: `gateway` asks `ledger` in another namespace, over a link that begins to lose packets.
+Quota: `pages` renders what `visitors` ask for, until its control group may use too little CPU.
+Upstream: `basket` asks `prices` in another namespace, which becomes slow (SIGUSR1) and quick again
+(SIGUSR2), while other connections idle.
 """
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import random
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-ORDERS, LEDGER, RATES = 5432, 7100, 7200
-THERE = "10.77.0.2"
-PORTS = frozenset((ORDERS, LEDGER, RATES))
-DATA = Path(sys.argv[0]).resolve().parent.parent
+from tests.rolekit import DATA, THERE, answering, asking, be, die_with_parent
 
-
-def _take(connection: socket.socket, size: int) -> bool:
-    while size:
-        got = connection.recv(size)
-        if not got:
-            return False
-        size -= len(got)
-    return True
-
-
-def _serve(address: tuple[str, int], work: Callable[[socket.socket], None]) -> None:
-    with socket.create_server(address, backlog=64) as server:
-        while True:
-            connection, _ = server.accept()
-            threading.Thread(target=work, args=(connection,), daemon=True).start()
+ORDERS, LEDGER, RATES, PAGES, PRICES = 5432, 7100, 7200, 8000, 7300
+PORTS = frozenset((ORDERS, LEDGER, RATES, PAGES, PRICES))
+SLOW_S = 0.2       # an answer of `prices` while it is slow
+RENDER_S = 0.003   # of CPU for a page
+WORKERS = 4
 
 
 def orders() -> None:
@@ -45,37 +32,17 @@ def orders() -> None:
     log = os.open(DATA / "orders.wal", os.O_WRONLY | os.O_CREAT, 0o600)
     lock = threading.Lock()
 
-    def commit(connection: socket.socket) -> None:
-        while _take(connection, 256):
-            with lock:
-                os.pwrite(log, os.urandom(8192), random.randrange(2048) * 8192)
-                os.fdatasync(log)
-            connection.sendall(bytes(64))
+    def commit() -> None:
+        with lock:
+            os.pwrite(log, os.urandom(8192), random.randrange(2048) * 8192)
+            os.fdatasync(log)
 
-    _serve(("127.0.0.1", ORDERS), commit)
-
-
-def _ask(address: tuple[str, int], size: int, answer: int, pause: float) -> None:
-    while True:
-        try:
-            with socket.create_connection(address, timeout=20) as connection:
-                while True:
-                    connection.sendall(bytes(size))
-                    if not _take(connection, answer):
-                        break
-                    time.sleep(random.expovariate(1 / pause))
-        except OSError:
-            time.sleep(0.2)
-
-
-def _askers(count: int, *what: object) -> None:
-    for _ in range(count):
-        threading.Thread(target=_ask, args=what).start()
+    answering(ORDERS, 256, 64, commit)
 
 
 def checkout() -> None:
     """Four customers of the database."""
-    _askers(4, ("127.0.0.1", ORDERS), 256, 64, 0.04)
+    asking(4, ("127.0.0.1", ORDERS), 256, 64, 0.04)
 
 
 def dump() -> None:
@@ -92,43 +59,72 @@ def dump() -> None:
 
 def ledger() -> None:
     """Answers 4 kB at once."""
-    def answer(connection: socket.socket) -> None:
-        while _take(connection, 1200):
-            connection.sendall(bytes(4096))
-
-    _serve(("0.0.0.0", LEDGER), answer)
+    answering(LEDGER, 1200, 4096)
 
 
 def rates() -> None:
     """The same on a port that loses nothing."""
-    def answer(connection: socket.socket) -> None:
-        while _take(connection, 200):
-            connection.sendall(bytes(400))
-
-    _serve(("0.0.0.0", RATES), answer)
+    answering(RATES, 200, 400)
 
 
 def gateway() -> None:
     """Eight connections to the ledger, two to the rates, and work of its own in between."""
-    _askers(8, (THERE, LEDGER), 1200, 4096, 0.02)
-    _askers(2, (THERE, RATES), 200, 400, 0.02)
+    asking(8, (THERE, LEDGER), 1200, 4096, 0.02)
+    asking(2, (THERE, RATES), 200, 400, 0.02)
     while True:
         sum(range(20_000))
         time.sleep(0.02)
 
 
+def pages() -> None:
+    """Processes that render a page for each request."""
+    def render() -> None:
+        until = time.process_time() + RENDER_S
+        while time.process_time() < until:
+            pass
+
+    for number in range(WORKERS):
+        if not os.fork():
+            die_with_parent()
+            answering(PAGES + number, 200, 16_000, render)
+    signal.pause()
+
+
+def visitors() -> None:
+    """Three connections to each of the workers."""
+    for number in range(WORKERS):
+        asking(3, ("127.0.0.1", PAGES + number), 200, 16_000, 0.12)
+
+
+def prices() -> None:
+    """Answers at once, or after SLOW_S."""
+    slow = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: slow.set())
+    signal.signal(signal.SIGUSR2, lambda *_: slow.clear())
+
+    def look_up() -> None:
+        time.sleep(SLOW_S if slow.is_set() else 0.001)
+
+    threading.Thread(target=answering, args=(PRICES, 300, 900, look_up)).start()
+    while True:  # Python runs the handlers of signals in the main thread
+        time.sleep(0.2)
+
+
+def basket() -> None:
+    """Ten connections that ask for prices, and twenty that are kept for later."""
+    idle = []
+    while len(idle) < 20:
+        try:
+            idle.append(socket.create_connection((THERE, PRICES)))
+        except OSError:
+            time.sleep(0.2)
+    asking(10, (THERE, PRICES), 300, 900, 0.05)
+    signal.pause()
+
+
 ROLES: dict[str, Callable[[], None]] = {
-    role.__name__: role for role in (orders, checkout, dump, ledger, rates, gateway)}
-
-
-def main() -> None:
-    """Be the role that the file is named after."""
-    name = Path(sys.argv[0]).stem
-    libc = ctypes.CDLL(None)
-    libc.prctl(1, signal.SIGKILL)           # PR_SET_PDEATHSIG
-    libc.prctl(15, name.encode(), 0, 0, 0)  # PR_SET_NAME
-    ROLES[name]()
-
+    role.__name__: role for role in (orders, checkout, dump, ledger, rates, gateway, pages,
+                                     visitors, prices, basket)}
 
 if __name__ == "__main__":
-    main()
+    be(ROLES)

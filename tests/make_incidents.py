@@ -1,151 +1,164 @@
-"""Record tests/data/disk.ktop and network.ktop: as root, by hand, on a quiet machine:
-`.venv/bin/python -m tests.make_incidents [disk] [network]`.
+"""Record tests/data/*.ktop: as root, by hand, on a quiet machine:
+`.venv/bin/python -m tests.make_incidents [NAME ...]`; without names all of them. `--judge` writes
+those that are there anew with the verdicts of the diagnosis as it is now, and records nothing.
 
-Each is a healthy minute, an incident, and the quiet after it: three minutes at a frame a second,
-filtered to our own workload (tests/session_filter.py).
+Each is a healthy time, an incident, and the quiet after it, at a frame a second, filtered to our
+own workload (tests/session_filter.py).
 """
 
 from __future__ import annotations
 
-import contextlib
+import argparse
+import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from ktop.collect.main import Collector, Options
+from ktop.collect.main import Collector
 from ktop.diagnosis.engine import Diagnosis
 from ktop.model import Frame
+from ktop.recording import Recording
 from ktop.recording_writer import Writer
 from ktop.wire import Profile
 from tests import incident_load
-from tests.make_session import (
+from tests.session_filter import Filter
+from tests.sessionkit import (
     HERE,
-    LAYERS,
     THERE,
+    Stage,
     cgroups,
-    copied,
     directory,
     harmless,
+    limit,
     lose,
     namespaces,
-    start,
+    record,
 )
-from tests.session_filter import Filter
 
 WHERE = Path(__file__).parent / "data"
-SECONDS, BEGIN, END = 170, 50, 120  # of all of it; of the incident
-LOOK, SAMPLE = (60, 90), 75         # someone looks at the victim; its stacks are taken from here
-GROUPS = {"disk": {"db": ("orders",), "web": ("checkout",), "backup": ("dump",)},
-          "network": {"edge": ("gateway",), "books": ("ledger", "rates")}}
-INSIDE = {"gateway": HERE, "ledger": THERE, "rates": THERE}
-VICTIM = {"disk": "orders", "network": "gateway"}
+MARK = "it begins"
 LOSSY = f"--dport {incident_load.LEDGER}"
+QUOTA = 0.06  # CPUs
 
 
-class Stage:
-    """The processes of one incident."""
+@dataclass(frozen=True)
+class Incident:
+    """What is played. groups: roles by control group. inside: namespaces of roles. later: roles
+    that are not there from the beginning. begin, end: second of the fault; of `seconds` in all.
+    look: process that is looked at, and whose stacks are taken in the middle; none for short ones.
+    """
 
-    def __init__(self, data: Path, groups: dict[str, Path]) -> None:
-        self.data, self.groups = data, groups
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self.pids: set[int] = set()
-
-    def start(self, role: str) -> int:
-        process = start(role, self.data, self.groups.get(role), INSIDE.get(role),
-                        incident_load.__file__)
-        self.running[role] = process
-        self.pids.add(process.pid)
-        return process.pid
-
-    def stop(self, role: str) -> None:
-        process = self.running.pop(role)
-        process.kill()
-        process.wait()
+    groups: dict[str, tuple[str, ...]]
+    begins: Callable[[Stage], None]
+    ends: Callable[[Stage], None]
+    inside: dict[str, str]
+    later: tuple[str, ...] = ()
+    seconds: int = 70
+    begin: int = 20
+    end: int = 55
+    look: str = ""
 
 
-@contextlib.contextmanager
-def staged(data: Path, groups: dict[str, Path]) -> Iterator[Stage]:
-    stage = Stage(data, groups)
-    try:
-        yield stage
-    finally:
-        for role in list(stage.running):
-            stage.stop(role)
+def _quota(share: float | None) -> Callable[[Stage], None]:
+    return lambda stage: limit(stage.groups["pages"], share)
 
 
-def record(at: Callable[[int], None], victim: int) -> list[Frame]:
-    """A frame a second; `at` is told of each second before it."""
-    collector = Collector(Options(watch=LAYERS))
-    collector.start()
-    taken: list[Frame] = []
-    try:
-        collector.settle()
-        due = time.monotonic()
-        for second in range(SECONDS):
-            at(second)
-            if second in LOOK:
-                collector.look_at(victim if second == LOOK[0] else 0)
-            if second == SAMPLE:
-                collector.profile(Profile(pids=[victim], seconds=15.0))
-            for quarter in range(1, 5):
-                time.sleep(max(0.0, due + quarter / 4 - time.monotonic()))
-                collector.drain()
-            due += 1
-            taken.append(copied(collector.tick()))
-    finally:
-        collector.close()
-    return taken
+def _lose(change: str) -> Callable[[Stage], None]:
+    return lambda _: lose(0.15, LOSSY, change)
 
 
-def incident(name: str) -> list[Frame]:
+INCIDENTS = {
+    "disk": Incident(
+        {"db": ("orders",), "web": ("checkout",), "backup": ("dump",)},
+        lambda stage: stage.start("dump"), lambda stage: stage.stop("dump"), {}, ("dump",),
+        170, 50, 120, "orders"),
+    "network": Incident(
+        {"edge": ("gateway",), "books": ("ledger", "rates")}, _lose("-A"), _lose("-D"),
+        {"gateway": HERE, "ledger": THERE, "rates": THERE}, (), 170, 50, 120, "gateway"),
+    "quota": Incident(
+        {"site": ("pages",), "public": ("visitors",)}, _quota(QUOTA), _quota(None), {}),
+    "upstream": Incident(
+        {"edge": ("basket",), "books": ("prices",)},
+        lambda stage: stage.tell("prices", signal.SIGUSR1),
+        lambda stage: stage.tell("prices", signal.SIGUSR2), {"basket": HERE, "prices": THERE})}
+
+
+def play(incident: Incident) -> list[Frame]:
     """Stage it, record it, keep what is ours."""
-    roles = [role for group in GROUPS[name].values() for role in group]
-    with (directory() as data, cgroups(GROUPS[name]) as groups, namespaces(0) as netns,
-          staged(data, groups) as stage):
-        for role in roles:
-            if role != "dump":
+    with (directory() as data, cgroups(incident.groups) as groups, namespaces() as netns,
+          Stage(data, incident_load.__file__, groups, incident.inside) as stage):
+        for role in (role for roles in incident.groups.values() for role in roles):
+            if role not in incident.later:
                 stage.start(role)
                 time.sleep(0.5)
 
-        def at(second: int) -> None:
-            if name == "disk" and second == BEGIN:
-                stage.start("dump")
-            elif name == "disk" and second == END:
-                stage.stop("dump")
-            elif second in (BEGIN, END):
-                lose(0.15, LOSSY, "-A" if second == BEGIN else "-D")
+        def at(second: int, collector: Collector) -> None:
+            if second == incident.begin:
+                incident.begins(stage)
+            elif second == incident.end:
+                incident.ends(stage)
+            if incident.look:
+                _look(collector, second - incident.begin, stage.pid(incident.look))
 
-        raw = record(at, stage.running[VICTIM[name]].pid)
+        raw = record(incident.seconds, at)
         keep = Filter(raw, stage.pids, str(data), netns, incident_load.ROLES, incident_load.PORTS)
         return [keep(frame) for frame in raw]
 
 
-def main(names: list[str]) -> int:
-    """Record those that are named, or both."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    for name in names or list(GROUPS):
-        kept = incident(name)
-        if not harmless(kept):
-            return 1
-        write(WHERE / f"{name}.ktop", kept)
-    return 0
+def _look(collector: Collector, passed: int, pid: int) -> None:
+    """Somebody opens a process for half a minute, and takes its stacks."""
+    if passed in (10, 40):
+        collector.look_at(pid if passed == 10 else 0)
+    if passed == 25:
+        collector.profile(Profile(pids=[pid], seconds=15.0))
 
 
-def write(file: Path, kept: list[Frame]) -> None:
+def write(file: Path, kept: list[Frame], begin_ns: int) -> None:
     """As ktop record does, with the verdicts; a mark where the incident begins."""
-    file.unlink(missing_ok=True)
+    new = file.with_suffix(".new")
+    new.unlink(missing_ok=True)
     diagnosis = Diagnosis()
-    with Writer(file) as writer:
+    with Writer(new) as writer:
         writer.describe(kept[0])
         for frame in kept:
             writer.add(frame, None, diagnosis.update(frame))
-        writer.mark(kept[BEGIN].clock.wall_ns, "it begins")
-    file.chmod(0o644)
+        writer.mark(begin_ns, MARK)
+    new.chmod(0o644)
+    os.replace(new, file)
     print(f"{file.name}: {len(kept)} frames, {file.stat().st_size:,} bytes")
 
 
+def judge(file: Path) -> None:
+    """The same frames with the verdicts of now."""
+    with Recording(file) as recording:
+        kept = [recording.frame(at) for at in range(recording.first, recording.end)]
+        begin_ns = next(mark.wall_ns for mark in recording.marks() if mark.note == MARK)
+    write(file, kept, begin_ns)
+
+
+def main() -> int:
+    """Record those that are named, or all; or judge them again."""
+    parser = argparse.ArgumentParser(description="recorded incidents")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(INCIDENTS))
+    parser.add_argument("--judge", action="store_true", help="only new verdicts")
+    args = parser.parse_args()
+    if unknown := set(args.names) - set(INCIDENTS):
+        parser.error(f"no incident is called {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for name in args.names or INCIDENTS:
+        file = WHERE / f"{name}.ktop"
+        if args.judge:
+            judge(file)
+            continue
+        kept = play(INCIDENTS[name])
+        if not harmless(kept):
+            return 1
+        write(file, kept, kept[INCIDENTS[name].begin].clock.wall_ns)
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

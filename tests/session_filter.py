@@ -123,7 +123,7 @@ class Filter:
 
     def _text(self, text: str) -> str:
         text = text.replace(f"{self.data}/app", "/srv/app").replace(self.data, "/srv/data")
-        return text.replace("/usr/bin/python3 -I ", "/usr/bin/python3 ")
+        return text.replace("/usr/bin/python3 -Es ", "/usr/bin/python3 ")
 
     def _ours(self, rows: Iterable[Row]) -> list[Row]:
         return [row for row in rows if row.pid in self.pids]  # type: ignore[attr-defined]

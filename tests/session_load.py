@@ -1,9 +1,4 @@
-"""The workloads of the recorded session, one function each. Standard library only.
-
-tests/make_session.py puts a copy of this file beside the data, under the name of each role, and
-runs it as `python3 -I app/ROLE.py`: the name of the file is the role. All run until killed, and die
-with the process that started them.
-"""
+"""The workloads of the recorded session, one function each; how they are run: tests/rolekit.py."""
 
 from __future__ import annotations
 
@@ -14,20 +9,17 @@ import mmap
 import os
 import random
 import resource
-import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+
+from tests.rolekit import DATA, THERE, be, serve
 
 API, MIRROR, STUCK, NOBODY, SHIP, DNS = 8080, 8081, 8090, 8099, 7000, 53
-THERE = "10.77.0.2"  # the other network namespace
 PORTS = frozenset((API, MIRROR, STUCK, NOBODY, SHIP, DNS))
-DATA = Path(sys.argv[0]).resolve().parent.parent
 BLOCK, RESERVED = 8192, 64 << 20
 
 
@@ -133,17 +125,11 @@ def _answer(client: socket.socket) -> None:
 
 def api() -> None:
     """A server that answers, and one at whose port nobody accepts."""
-    stuck = socket.create_server(("127.0.0.1", STUCK), backlog=4)
-    server = socket.create_server(("::1", API), family=socket.AF_INET6, backlog=64)
-    threading.Thread(target=_serve, args=(server, _answer)).start()
-    _serve(socket.create_server(("127.0.0.1", API), backlog=64), _answer)
+    stuck = socket.createserver(("127.0.0.1", STUCK), backlog=4)
+    server = socket.createserver(("::1", API), family=socket.AF_INET6, backlog=64)
+    threading.Thread(target=serve, args=(server, _answer)).start()
+    serve(socket.createserver(("127.0.0.1", API), backlog=64), _answer)
     stuck.close()
-
-
-def _serve(server: socket.socket, work: Callable[[socket.socket], None]) -> None:
-    while True:
-        client, _ = server.accept()
-        threading.Thread(target=work, args=(client,), daemon=True).start()
 
 
 def _ask(address: tuple[str, int], times: int) -> None:
@@ -199,8 +185,8 @@ def _pour(address: tuple[str, int], chunk: int, pause: float) -> None:
 
 def mirror() -> None:
     """Bulk traffic over loopback."""
-    server = socket.create_server(("127.0.0.1", MIRROR))
-    threading.Thread(target=_serve, args=(server, _swallow)).start()
+    server = socket.createserver(("127.0.0.1", MIRROR))
+    threading.Thread(target=serve, args=(server, _swallow)).start()
     _pour(("127.0.0.1", MIRROR), 1 << 18, 0.02)
 
 
@@ -218,7 +204,7 @@ def depot() -> None:
                 s.sendto(query[:2] + bytes([0x81, code]) + query[4:], who)
 
     threading.Thread(target=names).start()
-    _serve(socket.create_server((THERE, SHIP)), _swallow)
+    serve(socket.createserver((THERE, SHIP)), _swallow)
 
 
 def shipper() -> None:
@@ -288,14 +274,5 @@ ROLES: dict[str, Callable[[], None]] = {
         mirror, depot, shipper, lookup, backup, healthcheck)}
 
 
-def main() -> None:
-    """Be the role that the file is named after."""
-    name = Path(sys.argv[0]).stem
-    libc = ctypes.CDLL(None)
-    libc.prctl(1, signal.SIGKILL)           # PR_SET_PDEATHSIG
-    libc.prctl(15, name.encode(), 0, 0, 0)  # PR_SET_NAME
-    ROLES[name]()
-
-
 if __name__ == "__main__":
-    main()
+    be(ROLES)
