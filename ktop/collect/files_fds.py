@@ -16,6 +16,7 @@ from ktop.text import comm
 
 SECOND = 1_000_000_000
 EVERY_NS = 1 * SECOND
+_MANY = 2000  # processes from which every second sample is enough: 2 us each
 WINDOW_NS = 300 * SECOND
 GROWTH_NS, STEADY_NS = 5 * SECOND, 15 * SECOND  # from which growth, or a leak, is spoken of
 _WINDOWS = (WINDOW_NS, 60 * SECOND, 20 * SECOND)
@@ -179,7 +180,7 @@ class DescriptorTable:
 
     def sample(self, records: list[FdRecord], now: int, most: int) -> None:
         """Take one sample of every process."""
-        self._due = now + EVERY_NS
+        self._due = now + EVERY_NS * (2 if len(records) > _MANY else 1) - EVERY_NS // 10
         tracks: dict[tuple[int, int], Track] = {}
         for r in records:
             key = (r.tgid, r.start_boottime_ns)

@@ -49,6 +49,8 @@ class Collector:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
+        # What volumes and interfaces were declared to do, by their names.
+        self.limits = {limit.device: limit for limit in map(parse_limit, self.options.limits)}
         self._clocks = host_mod.Clocks()
         self._cpu_times = host_mod.CpuTimes()
         self._stat = host_mod.StatRates()
@@ -101,8 +103,7 @@ class Collector:
 
     def _settings(self) -> dict[str, dict[str, object]]:
         """Attributes of layers that the command line sets."""
-        limits = {limit.device: limit for limit in map(parse_limit, self.options.limits)}
-        return {"block": {"limits": limits}, "tcp": {"limits": limits}}
+        return {"block": {"limits": self.limits}, "tcp": {"limits": self.limits}}
 
     def _without(self, reason: str) -> None:
         self._late = LateLayers({}, False, self._settings())

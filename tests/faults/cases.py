@@ -1,4 +1,4 @@
-"""The faults of the README's table, and what is busy but healthy. Each builds itself on a stage."""
+"""The faults of the README's table. Each builds itself on a stage (tests/faults/stage.py)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Case:
     """expect: pipes of which any is right, a finding's kind, or nothing for a healthy case.
 
     light: needs little CPU, so it may have its share of it first: other work on the machine shall
-    not be what it waits for.
+    not be what it waits for. both: all of `expect` are to be named, at the same time.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Case:
     finding: str = ""
     within_s: float = 12.0
     light: bool = True
+    both: bool = False
 
 
 def cpu_neighbour(s: Stage) -> Scene:
@@ -94,13 +95,14 @@ def fsync_bound(s: Stage) -> Scene:
     return Scene(group, culprit=group)
 
 
-def _pair(s: Stage) -> tuple[str, str, str, int]:
+def pair(s: Stage) -> tuple[str, str, str, int]:
+    """Two network namespaces, a control group, a port."""
     a, b = s.namespaces()
     return a, b, s.group("net"), s.random.randint(2000, 60000)
 
 
 def loss(s: Stage) -> Scene:
-    a, b, group, port = _pair(s)
+    a, b, group, port = pair(s)
     s.start("sink", port, netns=b, ready=True)
     probability = s.random.uniform(0.05, 0.2)
     run(f"ip netns exec {b} iptables -A INPUT -p tcp -m statistic --mode random "
@@ -111,7 +113,7 @@ def loss(s: Stage) -> Scene:
 
 
 def narrow_link(s: Stage) -> Scene:
-    a, b, group, port = _pair(s)
+    a, b, group, port = pair(s)
     s.start("sink", port, netns=b, ready=True)
     run(f"ip netns exec {a} tc qdisc add dev ktf0 root tbf rate {s.random.randint(5, 30)}mbit "
         "burst 32kbit latency 400ms")
@@ -120,7 +122,7 @@ def narrow_link(s: Stage) -> Scene:
 
 
 def zero_window(s: Stage) -> Scene:
-    a, b, group, port = _pair(s)
+    a, b, group, port = pair(s)
     server = s.group("deaf")
     s.start("deaf", port, netns=b, ready=True, group=server)
     s.start("pour", ADDRESS, port, s.random.randint(1, 4), 1, group=group, netns=a)
@@ -128,20 +130,20 @@ def zero_window(s: Stage) -> Scene:
 
 
 def full_backlog(s: Stage) -> Scene:
-    a, b, group, port = _pair(s)
+    a, b, group, port = pair(s)
     s.start("absent_minded", port, s.random.randint(1, 8), netns=b, ready=True, group=group)
     s.start("connect", ADDRESS, port, s.random.randint(4, 15), 3, 1, netns=a)
     return Scene(group, culprit=group, resource=str(port))
 
 
 def refused(s: Stage) -> Scene:
-    a, _, group, port = _pair(s)
+    a, _, group, port = pair(s)
     s.start("connect", ADDRESS, port, s.random.randint(2, 20), 2, group=group, netns=a)
     return Scene(group, resource=f"{ADDRESS}:{port}")
 
 
 def timing_out(s: Stage) -> Scene:
-    a, _, group, port = _pair(s)
+    a, _, group, port = pair(s)
     s.start("connect", "10.78.0.77", port, s.random.randint(1, 5), s.random.choice((2, 30)),
             group=group, netns=a)
     return Scene(group, resource="10.78.0.77")
@@ -160,7 +162,7 @@ def conntrack(s: Stage) -> Scene:
 
 
 def firewall(s: Stage) -> Scene:
-    a, b, group, port = _pair(s)
+    a, b, group, port = pair(s)
     s.start("sink", port, netns=b, ready=True)
     run(f"ip netns exec {b} iptables -A INPUT -p tcp --dport {port} -j DROP")
     s.start("connect", ADDRESS, port, s.random.randint(1, 8), s.random.choice((1, 30)),
@@ -181,8 +183,9 @@ def semaphore(s: Stage) -> Scene:
 
 
 def slow_upstream(s: Stage) -> Scene:
-    a, b, group, port = _pair(s)
-    s.start("answer", port, s.random.choice((100, 200, 500)), netns=b, ready=True)
+    a, b, group, port = pair(s)
+    s.start("answer", port, s.random.choice((100, 200, 500)), netns=b, ready=True,
+            group=s.group("server"))
     s.start("ask", ADDRESS, port, s.random.randint(2, 8), s.random.choice((0, 20)), 50,
             group=group, netns=a)
     return Scene(group, resource=f"{ADDRESS}:{port}")
@@ -226,59 +229,99 @@ def lock_convoy(s: Stage) -> Scene:
     return Scene(group, culprit=group)
 
 
-# -- busy but healthy ------------------------------------------------------------------------------
+def health_check(s: Stage) -> Scene:
+    group = s.group("health")
+    s.start("health_check", f"{s.random.uniform(0.1, 0.8):.2f}", group=group)
+    return Scene(group, culprit=group)
 
 
-def idle(s: Stage) -> Scene:
-    return Scene(s.group("idle"))
+def quota_bursts(s: Stage) -> Scene:
+    """What a sidecar does every 15 s is done every few here: two bursts must be seen."""
+    group = s.group("sidecar", cpu_cfs_quota_us="30000")
+    s.start("bursts", s.random.uniform(4, 6), s.random.randint(4, 12), s.random.uniform(15, 25),
+            group=group)
+    return Scene(group, culprit=group)
 
 
-def one_per_cpu(s: Stage) -> Scene:
-    group = s.group("work")
-    s.start("spin", os.cpu_count(), group=group)
+def short_answers(s: Stage) -> Scene:
+    a, b, group, port = pair(s)
+    s.start("answer", port, f"{s.random.uniform(0.6, 3):.2f}", netns=b, ready=True,
+            group=s.group("server"))
+    s.start("queries", ADDRESS, port, s.random.randint(1, 3), s.random.randint(10, 30),
+            s.random.uniform(0.5, 4), group=group, netns=a)
+    return Scene(group, resource=f"{ADDRESS}:{port}")
+
+
+def dirty_pages(s: Stage) -> Scene:
+    group = s.group("dump")
+    for name, size in (("dirty_background_bytes", 1 << 20), ("dirty_bytes", 4 << 20)):
+        before = {kind: Path(f"/proc/sys/vm/{name.replace('bytes', kind)}").read_text().strip()
+                  for kind in ("bytes", "ratio")}
+        kind = "bytes" if before["bytes"] != "0" else "ratio"  # setting one makes the other 0
+        s.undo(f"echo {before[kind]} > /proc/sys/vm/{name.replace('bytes', kind)}")
+        Path(f"/proc/sys/vm/{name}").write_text(str(size * s.random.randint(1, 3)))
+    for i in range(s.random.randint(1, 3)):
+        s.start("dump", f"dump{i}", 256 << 20, group=group)
+    return Scene(group, culprit=group)
+
+
+def swap_in(s: Stage) -> Scene:
+    number = Path("/sys/class/zram-control/hot_add").read_text().strip()
+    s.undo(f"echo 1 > /sys/block/zram{number}/reset; "
+           f"echo {number} > /sys/class/zram-control/hot_remove")
+    Path(f"/sys/block/zram{number}/disksize").write_text(str(1 << 30))
+    run(f"mkswap /dev/zram{number}")
+    run(f"swapon /dev/zram{number}")
+    s.undo(f"swapoff /dev/zram{number}")
+    limit = s.random.randint(40, 80) << 20
+    group = s.group("tight", memory_limit_in_bytes=str(limit))
+    for _ in range(s.random.randint(1, 2)):
+        s.start("anonymous", int(limit * s.random.uniform(1.5, 3)), group=group)
+    return Scene(group, culprit=group)
+
+
+def failing_disk(s: Stage) -> Scene:
+    """A loop device on a file for whose blocks there is no room: writes to them fail."""
+    group, where = s.group("app"), s.directory / "small"
+    where.mkdir()
+    run(f"mount -t tmpfs -o size=4m small {where}")
+    s.undo(f"umount {where}")
+    run(f"truncate -s 64m {where}/disk")
+    device = s.loop(where / "disk")
+    s.start("sync_writer", device, 64 << 20, group=group)
+    return Scene(group, resource=Path(device).name)
+
+
+def bimodal_disk(s: Stage) -> Scene:
+    """A loop device on a file whose writes are quick, but for a few in a hundred."""
+    group, where = s.group("db"), s.directory / "mount"
+    where.mkdir()
+    s.undo(f"umount -l {where}")
+    s.command([sys.executable, "-I", str(Path(__file__).with_name("bimodal.py")), str(where),
+               str(s.random.randint(15, 40)), str(s.random.randint(50, 90))])
+    device = s.loop(where / "disk")
+    s.start("sync_writer", device, 64 << 20, group=group)
+    return Scene(group, culprit=group, resource=Path(device).name)
+
+
+def packet_ceiling(s: Stage) -> Scene:
+    a, b = s.namespaces()
+    group, rate = s.group("gateway"), s.random.randint(200, 500)
+    s.declare(f"ktf0={rate}pps,1Gbit/s")
+    s.start("swallow", 5300, netns=b, ready=True)
+    s.start("packets", ADDRESS, 5300, rate * s.random.uniform(0.85, 0.95), group=group, netns=a)
     return Scene(group)
 
 
-def web_server(s: Stage) -> Scene:
-    group, port = s.group("web"), s.random.randint(2000, 60000)
-    s.start("answer", port, 0, 2, group=group, ready=True)
-    s.start("ask", "127.0.0.1", port, 6, 18, 50, group=group)  # 6 of 20 ms: a third of one CPU
-    return Scene(group)
+def two_at_once(s: Stage) -> Scene:
+    """A quota that is too small, and a lock that its neighbour's threads fight for."""
+    small, threads = s.group("small", cpu_cfs_quota_us="25000"), s.group("threads")
+    s.start("pulse", s.random.uniform(30, 90), s.random.uniform(5, 20), group=small)
+    s.start("mutex", s.random.randint(3, 8), s.random.choice((300, 2000)), group=threads)
+    return Scene(s.base)
 
 
-def database(s: Stage) -> Scene:
-    group = s.group("db")
-    s.start("committer", "log", s.random.randint(15, 30), group=group)
-    s.start("readers", "data", 4, 8192, 25, group=group, ready=True)
-    return Scene(group)
-
-
-def copy(s: Stage) -> Scene:
-    group = s.group("copy")
-    s.start("copier", "big", 512 << 20, group=group, ready=True)
-    return Scene(group)
-
-
-def compile_(s: Stage) -> Scene:
-    group = s.group("build")
-    s.start("build", os.cpu_count(), group=group)
-    return Scene(group)
-
-
-def keep_alives(s: Stage) -> Scene:
-    group, port = s.group("web"), s.random.randint(2000, 60000)
-    s.start("answer", port, 0, group=group, ready=True)
-    s.start("ask", "127.0.0.1", port, 1, 200, 900, group=group)
-    return Scene(group)
-
-
-def page_cache(s: Stage) -> Scene:
-    group = s.group("read")
-    s.start("cached", "file", group=group, ready=True)
-    return Scene(group)
-
-
-CASES = (
+FAULTS = (
     Case("cpu neighbour", cpu_neighbour, ("cpu",), light=False), Case("quota", quota, ("quota",)),
     Case("fork loop", fork_loop, finding="forks"), Case("busy disk", busy_disk, ("block",)),
     Case("iops limit", iops_limit, ("block",)), Case("bytes limit", bytes_limit, ("block",)),
@@ -291,10 +334,13 @@ CASES = (
     Case("slow upstream", slow_upstream, ("upstream",)),
     Case("memory limit", memory_limit, ("memory",)),
     Case("missing files", missing_files, finding="missing files"),
-    Case("descriptors", descriptors, finding="descriptors", within_s=45.0),
+    Case("descriptors", descriptors, finding="descriptors"),
+    Case("health check", health_check, finding="forks"),
+    Case("quota bursts", quota_bursts, finding="quota bursts", within_s=25.0),
+    Case("short answers", short_answers, ("upstream",)),
+    Case("dirty pages", dirty_pages, ("file",)), Case("swap-in", swap_in, ("memory",)),
+    Case("failing disk", failing_disk, ("block",)), Case("bimodal disk", bimodal_disk, ("block",)),
+    Case("packet ceiling", packet_ceiling, finding="ceiling"),
+    Case("two at once", two_at_once, ("quota", "lock"), both=True),
     Case("slow mount", slow_mount, ("file",)), Case("lock convoy", lock_convoy, ("file",)),
-    Case("idle", idle), Case("one per cpu", one_per_cpu, light=False),
-    Case("web server", web_server), Case("database", database), Case("copy", copy),
-    Case("compile", compile_, light=False), Case("keep-alives", keep_alives),
-    Case("page cache", page_cache),
 )

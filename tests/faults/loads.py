@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import mmap
 import os
+import queue
 import random
 import signal
 import socket
@@ -69,6 +70,45 @@ def forks(per_s: str) -> None:
     os.execv("/bin/sh", ["sh", "-c", code])
 
 
+def health_check(pause_s: str) -> None:
+    """A loop that starts a shell, which starts three: none of them lives for long."""
+    code = ("while :; do /bin/sh -c '/bin/true | /bin/cat | /bin/true; exit 0'; "
+            f"sleep {pause_s}; done")
+    os.execv("/bin/sh", ["sh", "-c", code])
+
+
+def bursts(every_s: str, processes: str, each_ms: str) -> None:
+    """A script that runs some processes at once now and then: more than its quota has."""
+    while True:
+        time.sleep(float(every_s))
+        children = [os.fork() for _ in range(int(processes))]
+        if 0 in children:
+            end = time.thread_time() + float(each_ms) / 1e3
+            while time.thread_time() < end:
+                pass
+            os._exit(0)
+        for pid in children:
+            os.waitpid(pid, 0)
+
+
+def pool(workers: str, per_s: str, work_ms: str) -> None:
+    """A pool of threads that a thread feeds: most of them wait for work."""
+    jobs: queue.Queue[int] = queue.Queue()
+
+    def work() -> None:
+        while True:
+            jobs.get()
+            end = time.thread_time() + float(work_ms) / 1e3
+            while time.thread_time() < end:
+                pass
+
+    for _ in range(int(workers)):
+        threading.Thread(target=work, daemon=True).start()
+    while True:
+        jobs.put(1)
+        time.sleep(random.expovariate(float(per_s)))
+
+
 def writers(path: str, number: str, size: str) -> None:
     """Many threads that write past the page cache."""
     fd = fill(path, 64 << 20)
@@ -91,6 +131,36 @@ def committer(path: str, per_s: str) -> None:
         os.fsync(fd)
         if per_s != "0":
             time.sleep(random.expovariate(float(per_s)))
+
+
+def sync_writer(device: str, size: str) -> None:
+    """Write a block at a time at random, past the page cache; do not mind errors."""
+    fd = os.open(device, os.O_WRONLY | os.O_DIRECT)
+    page = mmap.mmap(-1, 4096)
+    while True:
+        try:
+            os.pwritev(fd, [page], random.randrange(int(size) // 4096) * 4096)
+        except OSError:
+            time.sleep(0.02)
+
+
+def dump(path: str, size: str) -> None:
+    """Write a file through the page cache, again and again."""
+    chunk = os.urandom(1 << 20)
+    while True:
+        with open(path, "wb") as f:
+            for _ in range(int(size) >> 20):
+                f.write(chunk)
+
+
+def anonymous(size: str) -> None:
+    """Use that much memory of no file, all of it at random."""
+    m = mmap.mmap(-1, int(size))
+    pages = int(size) // 4096
+    for i in range(pages):
+        m[i * 4096] = i & 255
+    while True:
+        m[random.randrange(pages) * 4096] = 1
 
 
 def readers(path: str, number: str, size: str, pause_ms: str = "0") -> None:
@@ -207,6 +277,26 @@ def datagrams(address: str, per_s: str) -> None:
         time.sleep(1 / float(per_s))
 
 
+def swallow(port: str) -> None:
+    """Read datagrams."""
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind(("0.0.0.0", int(port)))
+    ready()
+    while True:
+        s.recv(2048)
+
+
+def packets(address: str, port: str, per_s: str) -> None:
+    """Small datagrams at a steady rate, whatever the clock's granularity."""
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    began, sent = time.monotonic(), 0
+    while True:
+        while sent < (time.monotonic() - began) * float(per_s):
+            s.sendto(b"x", (address, int(port)))
+            sent += 1
+        time.sleep(0.01)
+
+
 def mutex(number: str, hold_us: str) -> None:
     """Threads that queue at a pthread mutex."""
     libc = ctypes.CDLL(None)
@@ -251,6 +341,22 @@ def answer(port: str, delay_ms: str, work_ms: str = "0") -> None:
 
     while True:
         threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+
+
+def queries(address: str, port: str, number: str, each: str, work_ms: str) -> None:
+    """Threads that ask so many things one after the other, then work for a moment."""
+    def client() -> None:
+        s = socket.create_connection((address, int(port)))
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while True:
+            for _ in range(int(each)):
+                s.sendall(b"x" * random.randrange(50, 400))
+                s.recv(4096)
+            end = time.thread_time() + float(work_ms) / 1e3
+            while time.thread_time() < end:
+                pass
+
+    threads(int(number), client)
 
 
 def ask(address: str, port: str, number: str, pause_ms: str, idle: str = "0") -> None:

@@ -13,12 +13,53 @@ import tempfile
 import time
 from pathlib import Path
 
+from ktop.collect.block_limits import parse_limit
+from ktop.model_block import Limit
+
 LOADS = Path(__file__).with_name("loads.py")
+PREFIX = "ktopfault"   # of directories and control groups, followed by the run's pid
+NETNS = "ktf"
+UNDO = "undo"          # in the stage's directory: what a killed run has left to be undone
 
 
 def run(command: str, check: bool = True) -> str:
     """A command's output."""
     return subprocess.run(command.split(), check=check, capture_output=True, text=True).stdout
+
+
+def sweep(where: str = "/var/tmp") -> None:
+    """Undo what runs that were killed have left."""
+    for directory in Path(where).glob(f"{PREFIX}*"):
+        if not _dead(directory.name):
+            continue
+        with contextlib.suppress(OSError):
+            for command in reversed((directory / UNDO).read_text().splitlines()):
+                subprocess.run(["sh", "-c", command], check=False, capture_output=True)
+        shutil.rmtree(directory, ignore_errors=True)
+    for root in set(_controllers().values()):
+        for top in Path(root).glob(f"{PREFIX}*"):
+            if _dead(top.name):
+                for group in [*sorted(top.glob("**/"), reverse=True), top]:
+                    with contextlib.suppress(OSError):
+                        group.rmdir()
+
+
+def lacking() -> str:
+    """Why the faults cannot be made here; empty when they can."""
+    if os.geteuid() != 0:
+        return "root is needed: control groups, namespaces, devices"
+    missing = {"cpu", "memory", "blkio"} - _controllers().keys()
+    if missing:
+        return f"the faults are made with control groups v1; not mounted: {', '.join(missing)}"
+    tools = [name for name in ("ip", "tc", "iptables", "nsenter", "losetup", "mkswap", "gcc")
+             if shutil.which(name) is None]
+    return f"not installed: {', '.join(tools)}" if tools else ""
+
+
+def _dead(name: str) -> bool:
+    """Whether the run whose directory or group this is has gone."""
+    pid = name.removeprefix(PREFIX).partition("-")[0]
+    return pid.isdigit() and not os.path.exists(f"/proc/{pid}")
 
 
 def _controllers() -> dict[str, str]:
@@ -37,15 +78,19 @@ def _controllers() -> dict[str, str]:
 class Stage:
     """Use as a context manager; everything that was made through it is undone in reverse order."""
 
-    def __init__(self, seed: int, hurry: bool = False, disk: str | None = None) -> None:
+    def __init__(self, seed: int, hurry: bool = False, disk: str | None = None,
+                 limits: dict[str, Limit] | None = None) -> None:
+        """limits: those that the collector has, to declare more there."""
         self.hurry = hurry
+        self.limits = limits if limits is not None else {}
         self.random = random.Random(seed)
-        self.base = f"/ktopfault{os.getpid()}"
+        self.base = f"/{PREFIX}{os.getpid()}"
         self._roots = _controllers()
         self._groups: list[str] = []
         self._children: list[subprocess.Popen[bytes]] = []
         self._undo = contextlib.ExitStack()
-        self.directory = Path(tempfile.mkdtemp(prefix="ktopfault", dir=disk or "/var/tmp"))
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-",
+                                               dir=disk or "/var/tmp"))
         self._undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
 
     def __enter__(self) -> Stage:
@@ -125,12 +170,33 @@ class Stage:
         return child.pid
 
     def undo(self, command: str) -> None:
-        """A command to run when the stage goes."""
-        self._undo.callback(run, command, False)
+        """A shell command to run when the stage goes, or when the next run finds it undone."""
+        with open(self.directory / UNDO, "a", encoding="utf-8") as f:
+            f.write(command + "\n")
+        self._undo.callback(subprocess.run, ["sh", "-c", command], check=False,
+                            capture_output=True)
+
+    def write(self, path: str, value: object) -> None:
+        """A setting of the kernel; what it was comes back."""
+        before = Path(path).read_text().strip()
+        self.undo(f"echo {before} > {path}")
+        Path(path).write_text(str(value))
+
+    def declare(self, text: str) -> None:
+        """A limit as --limit has it."""
+        limit = parse_limit(text)
+        self.limits[limit.device] = limit
+        self._undo.callback(self.limits.pop, limit.device, None)
+
+    def loop(self, file: Path) -> str:
+        """A loop device on a file: its path."""
+        device = run(f"losetup -f --show {file}").strip()
+        self.undo(f"losetup -d {device}")
+        return device
 
     def namespaces(self) -> tuple[str, str]:
         """Two network namespaces joined by a veth pair: 10.78.0.1 and 10.78.0.2."""
-        a, b = f"ktf{os.getpid()}a", f"ktf{os.getpid()}b"
+        a, b = f"{NETNS}{os.getpid()}a", f"{NETNS}{os.getpid()}b"
         for name in (a, b):
             run(f"ip netns add {name}")
             self.undo(f"ip netns del {name}")
