@@ -12,13 +12,17 @@ Conventions for every field:
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+
 from ktop.model_block import Block
 from ktop.model_detail import Detail
 from ktop.model_files import Files
 from ktop.model_pressure import Pressure
 from ktop.model_stacks import Stacks
 from ktop.model_tcp import Tcp
-from ktop.parts import SCHEMA, Hist, Part
+from ktop.parts import SCHEMA, Hist, Part, Time
 
 __all__ = ["SCHEMA", "Block", "Detail", "Files", "Hist", "Part", "Pressure", "Stacks", "Tcp"]
 
@@ -29,10 +33,10 @@ class Clock(Part):
     `gap_ns`: wall-clock time that passed beside the monotonic clock's (a step, a suspend).
     """
 
-    wall_ns: int
-    monotonic_ns: int
-    interval_ns: int | None = None
-    gap_ns: int = 0
+    wall_ns: Time
+    monotonic_ns: Time
+    interval_ns: Annotated[int, msgspec.Meta(ge=1, le=1 << 62)] | None = None
+    gap_ns: Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)] = 0
 
 
 class Host(Part):

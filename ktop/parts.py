@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from ktop.bpf.layout import HIST_SLOTS
+
 SCHEMA = 1
+# Bounds of what comes from a file or another host: beyond them it is no frame (ktop.wire).
+Time = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]  # ns; of the clock until 2116
+Bucket = Annotated[int, msgspec.Meta(ge=0, lt=HIST_SLOTS)]
+Samples = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
 
 class Part(msgspec.Struct, array_like=True, gc=False):
@@ -17,6 +25,6 @@ class Hist(Part):
     `max_ns` is None where only the buckets are known.
     """
 
-    counts: dict[int, int]
+    counts: dict[Bucket, Samples]
     sum_ns: int = 0
     max_ns: int | None = None

@@ -59,7 +59,7 @@ def histogram_lines(h: Hist | None, width: int, height: int, empty: str = "no sa
 
     `reach` (ns): show at least these octaves, so that the lines stay where they are.
     """
-    if h is None or not h.counts:
+    if h is None or not hist.count(h):
         return [strip([(" " + empty, "dim")], width)]
     octaves = hist.octaves(h)
     octaves = _spread(octaves, *reach) if reach else octaves
