@@ -1,0 +1,108 @@
+"""One collector for all; which probes are attached; what each was seen to count, against what truth.
+
+These tests are for the guest: `python -m tests.kernels` sets KTOP_KERNELS there. In a run of the
+whole suite they are not collected: it has its own live tests for the kernel that it runs on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktop.bpf.engine import Engine, probe_table
+from ktop.bpf.layers import GROUPS, STACKS
+from ktop.collect.main import Collector, Options
+from ktop.model import Frame
+
+from . import machinery
+
+RESULT = os.environ.get("KTOP_KERNELS", "")
+if not RESULT:
+    collect_ignore_glob = ["test_*.py"]
+
+LAYERS = ("processes", "sched", "files", "tcp", "block")
+Proved = Callable[..., None]
+_proofs: dict[str, str] = {}
+_probes: dict[str, dict[str, str]] = {}
+
+
+@pytest.fixture(scope="session")
+def collector() -> Iterator[Collector]:
+    """All layers loaded and looked at. Its probes' fates are kept for the table."""
+    c = Collector(Options(watch=LAYERS))
+    c.start()
+    try:
+        c.tick()
+        c.settle()
+        frame = c.tick()
+        _probes.update({p.name: {"status": p.status, "layer": p.layer, "attach": p.attach,
+                                 "reason": p.reason, "fallback": p.fallback}
+                        for p in frame.health.probes})
+        yield c
+    finally:
+        c.close()
+
+
+@pytest.fixture(scope="session")
+def stacks_probes() -> dict[str, dict[str, str]]:
+    """The probes that are loaded on request only."""
+    engine = Engine({"cgroup_v1": False}, STACKS)
+    engine.start()
+    try:
+        engine.wait()
+        engine.watch(GROUPS[STACKS].layers)
+        rows = {row["name"]: row for row in probe_table(engine)}
+    finally:
+        engine.close()
+    _probes.update(rows)
+    return rows
+
+
+@pytest.fixture
+def proved() -> Proved:
+    """Call it with a probe, what ktop counted and what there was; both must be the same."""
+
+    def note(probe: str, seen: object, truth: object) -> None:
+        row = _probes.get(probe, {})
+        assert row.get("status") == "live", f"{probe}: {row.get('reason') or row}"
+        assert seen == truth, f"{probe}: ktop has {seen}, there were {truth}"
+        shown = f"{seen}"
+        _proofs[probe] = shown if len(shown) < 60 else shown[:57] + "..."
+
+    return note
+
+
+def count(frame: Frame, per_s: float | None) -> int:
+    """A rate back to how many there were. Layers have clocks of their own: a few us apart."""
+    assert per_s is not None and frame.clock.interval_ns is not None
+    return round(per_s * frame.clock.interval_ns / 1e9)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """What was found, for whoever booted this kernel."""
+    if not RESULT:
+        return
+    result: dict[str, Any] = {
+        "kernel": os.uname().release, "probes": _probes, "proved": _proofs,
+        "failed": session.testsfailed, "status": int(exitstatus),
+        "tests": session.testscollected}
+    Path(RESULT).write_text(json.dumps(result, indent=1))
+
+
+@pytest.fixture(scope="session")
+def null_disk() -> Iterator[str]:
+    """A disk that takes 5 ms a request."""
+    with machinery.null_disk() as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A mounted ext4 with 256 MB."""
+    with machinery.ram_disk(tmp_path_factory.mktemp("disk")) as where:
+        yield where

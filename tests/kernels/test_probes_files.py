@@ -1,0 +1,164 @@
+"""Files and stacks probes against what the test itself did."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from fileskit import nap
+from livekit import child, spin
+
+from ktop import hist
+from ktop.collect.main import Collector
+from ktop.model import Stacks
+from ktop.wire import Profile
+
+from .conftest import Proved, count
+from .test_probes import runs, started, statistics
+
+pytestmark = pytest.mark.kernels
+
+Rows = dict[str, dict[str, str]]
+
+
+def test_operations_on_a_file(collector: Collector, proved: Proved, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    collector.tick()
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    for i in range(30):
+        os.pwrite(fd, b"a" * 100, i)
+    for _ in range(20):
+        os.pread(fd, 64, 0)
+    for _ in range(3):
+        os.fsync(fd)
+    frame = collector.tick()
+    os.close(fd)
+    assert frame.files is not None and frame.files.watched
+    (mine,) = [r for r in frame.files.rows if r.ino == path.stat().st_ino and r.path]
+    assert mine.path is not None and mine.path.endswith(str(path.relative_to("/")))
+    ops = mine.ops
+    assert ops.write is not None and ops.read is not None
+    assert count(frame, ops.write_bytes_per_s) == 3000
+    assert count(frame, ops.read_bytes_per_s) == 20 * 64
+    counted = [count(frame, n) for n in (ops.writes_per_s, ops.reads_per_s, ops.fsyncs_per_s,
+                                         ops.opens_per_s)]
+    proved("fs_enter", counted, [30, 20, 3, 1])
+    proved("fs_exit", (hist.count(ops.write), hist.count(ops.read)), (30, 20))
+
+
+def test_opens_that_fail(collector: Collector, tmp_path: Path) -> None:
+    collector.tick()
+    for _ in range(9):
+        with pytest.raises(FileNotFoundError):
+            os.open(tmp_path / "missing.conf", os.O_RDONLY)
+    for _ in range(10):
+        frame = collector.tick()
+        assert frame.files is not None
+        found = [f for f in frame.files.folds if f.path and f.path.endswith("/missing.conf")]
+        if found:
+            break
+        nap(collector, 0.3)
+    assert [(f.count, f.error) for f in found] == [(9, "ENOENT")]
+
+
+def test_descriptors(collector: Collector, proved: Proved) -> None:
+    code = """import os, time
+kept = [os.open("/dev/null", os.O_RDONLY) for _ in range(77)]
+print(flush=True); time.sleep(120)"""
+    with started(code) as p:
+        truth = len(os.listdir(f"/proc/{p.pid}/fd"))
+        for _ in range(20):  # descriptors are read every other second
+            nap(collector, 0.5)
+            frame = collector.tick()
+            assert frame.files is not None
+            found = [d.open for d in frame.files.descriptors if d.pid == p.pid]
+            if found:
+                break
+        assert truth >= 80
+        proved("fs_fds", found, [truth])
+
+
+def test_writers_that_are_held_back(collector: Collector, proved: Proved, disk: Path) -> None:
+    """As often as the kernel's own trace of the same event."""
+    trace = Path("/sys/kernel/tracing/instances/ktopkernels")
+    event = "events/writeback/balance_dirty_pages"
+    kept = {name: Path(f"/proc/sys/vm/{name}").read_text()
+            for name in ("dirty_bytes", "dirty_background_bytes", "dirty_ratio",
+                         "dirty_background_ratio")}
+    trace.mkdir()
+    try:
+        Path("/proc/sys/vm/dirty_background_bytes").write_text(str(1 << 20))
+        Path("/proc/sys/vm/dirty_bytes").write_text(str(2 << 20))
+        (trace / "trace").write_text("")
+        with statistics():
+            before = runs(collector, "fs_throttle")
+            (trace / event / "enable").write_text("1")
+            for _ in range(20):
+                (disk / "dirty").write_bytes(b"x" * (16 << 20))
+                if "balance_dirty_pages:" in (trace / "trace").read_text():
+                    break
+            (trace / event / "enable").write_text("0")
+            after = runs(collector, "fs_throttle")
+        told = (trace / "trace").read_text().count("balance_dirty_pages:")
+    finally:
+        trace.rmdir()
+        for name, value in kept.items():
+            if value.strip() != "0":
+                Path(f"/proc/sys/vm/{name}").write_text(value)
+    assert told > 0
+    proved("fs_throttle", after["fs_throttle"] - before["fs_throttle"], told)
+
+
+# -- stacks ----------------------------------------------------------------------------------------
+
+
+def taken(collector: Collector, **wish: object) -> Stacks:
+    collector.profile(Profile(**wish))  # type: ignore[arg-type]
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        time.sleep(0.3)
+        collector.drain()
+        frame = collector.tick()
+        if frame.stacks is not None and frame.stacks.state in ("ended", "failed"):
+            assert frame.stacks.state == "ended", frame.stacks.reason
+            return frame.stacks
+    raise AssertionError(f"stacks: {frame.stacks and (frame.stacks.state, frame.stacks.notes)}")
+
+
+def test_what_is_on_the_cpu(collector: Collector, proved: Proved, stacks_probes: Rows) -> None:
+    def used(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+
+    assert stacks_probes
+    with child(spin) as pid:
+        before = used(pid)
+        stacks = taken(collector, pids=[pid], kinds=["cpu"], seconds=4)
+        samples = sum(s.samples for s in stacks.stacks)
+        assert {s.pid for s in stacks.stacks} == {pid}
+        assert 10 < samples <= 49 * (used(pid) - before) / 1e9 + 2
+        proved("stacks_profile", {s.kind for s in stacks.stacks}, {"cpu"})
+
+
+def test_what_blocks(collector: Collector, proved: Proved, stacks_probes: Rows) -> None:
+    """One that was asleep before, one that sleeps again and again, and its children."""
+    assert stacks_probes
+    asleep = "import os; print(flush=True); r, w = os.pipe(); os.read(r, 1)"
+    with started(asleep) as p:
+        time.sleep(0.3)
+        stacks = taken(collector, pids=[p.pid], kinds=["off"], seconds=2)
+        blocked = sum(s.ns for s in stacks.stacks if s.kind == "off")
+        assert blocked == pytest.approx(stacks.elapsed_ns, rel=0.1)
+        assert any("pipe_read" in name for name in stacks.names)
+        proved("stacks_blocked", {s.pid for s in stacks.stacks}, {p.pid})
+    sleeps = """import os, time
+print(flush=True)
+while True:
+    if os.fork() == 0: time.sleep(0.05); os._exit(0)
+    os.wait()"""
+    with started(sleeps) as p:
+        stacks = taken(collector, pids=[p.pid], children=True, kinds=["off"], seconds=3)
+        mine = {s.pid for s in stacks.stacks}
+        proved("stacks_switch", p.pid in mine, True)
+        proved("stacks_fork", len(mine) > 2, True)
