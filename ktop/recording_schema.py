@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import errno
 import os
-import sqlite3
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ktop.text import clean
+
+if TYPE_CHECKING:  # the live UI knows the errors, but opens no recording
+    import sqlite3
 
 APPLICATION_ID = 0x6B746F70  # "ktop"
 VERSION = 1
 PAGE_SIZE = 4096
+_SQLITE_FULL = 13  # https://www.sqlite.org/rescode.html#full
 # position: from 0, one for each frame. key: position of the keyframe it is packed against.
 # Times in ns as in ktop.model.Clock. levels: ktop.levels.encode. blobs.data: ktop.packing.
 # Frames are two tables so that 86,400 of them are known without a look at their blobs.
@@ -69,6 +73,6 @@ def explain(path: Path, err: sqlite3.Error | OSError) -> RecordingError:
             return DiskFull(f"{shown(path)}: {err.strerror}")
         return RecordingError(f"{shown(path)}: {err.strerror or err}")
     code = getattr(err, "sqlite_errorcode", None)
-    if code is not None and code & 0xFF == sqlite3.SQLITE_FULL:
+    if code is not None and code & 0xFF == _SQLITE_FULL:
         return DiskFull(f"{shown(path)}: no space left on the disk")
     return RecordingError(f"{shown(path)}: {clean(str(err), 200)}")

@@ -9,6 +9,7 @@ interpret markup.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 # C0 and C1 controls, DEL, soft hyphen; zero-width and direction controls, line and paragraph
 # separators; format characters of single scripts; interlinear annotation, byte order mark;
@@ -48,6 +49,7 @@ def is_clean(text: str) -> bool:
     return _HARMFUL.search(text) is None
 
 
+@lru_cache(maxsize=4096)
 def comm(raw: bytes) -> str:
     """task_struct.comm: 16 bytes, NUL-terminated."""
     return clean(raw.split(b"\0", 1)[0], 64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from functools import lru_cache
 from typing import Any
 
 from ktop import hist
@@ -29,6 +30,7 @@ _LIVING = [_INDEX(name) for name in _COUNTED]
 _DEAD_AT = [(i, _INDEX(name)) for i, name in enumerate(_DEAD.values())]
 
 
+@lru_cache(maxsize=256)
 def state_letter(state: int) -> str:
     """ps(1)'s letter for task_struct.__state | exit_state."""
     if state == 0:
@@ -216,7 +218,7 @@ class RowMaker:
 
     def _reason(self, t: TaskRecord, slept: list[int]) -> str | None:
         """Why it is blocked: its syscall's name, `iowait`, or the kind of wait."""
-        worst = max(_BLOCKED_AT, key=lambda i: slept[i])
+        worst = max(_BLOCKED_AT, key=slept.__getitem__)
         if not slept[worst]:
             return None
         if worst == _DISK:
@@ -262,7 +264,7 @@ class RowMaker:
         row.waits_pct = {name: ns * pct for name, ns in zip(WAITS, d.waited, strict=True) if ns}
         row.blocked_pct = sum(d.slept[i] for i in _BLOCKED_AT) * pct
         if row.blocked_pct:
-            worst = max(_BLOCKED_AT, key=lambda i: d.slept[i])
+            worst = max(_BLOCKED_AT, key=d.slept.__getitem__)
             witness = next((t.record for t in threads if t.record.reason == worst),
                            threads[0].record)
             row.blocked_reason = self._reason(witness, d.slept)

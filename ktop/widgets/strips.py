@@ -58,8 +58,11 @@ def fit(text: str, width: int, align: str = "left") -> str:
 
 def cell(text: str, width: int, align: str, name: str) -> list[Piece]:
     """`text` fitted to `width` cells; the padding is plain, so that no underline runs on."""
-    text = cut(printable(text), width)
-    blank = (" " * (width - cells(text)), "normal")
+    used = len(text)
+    if used > width or not text.isascii():
+        text = cut(printable(text), width)
+        used = cells(text)
+    blank = (" " * (width - used), "normal")
     return [blank, (text, name)] if align == "right" else [(text, name), blank]
 
 
@@ -68,8 +71,11 @@ def strip(pieces: Iterable[Piece], width: int | None = None) -> Strip:
     runs: list[list[str]] = []  # neighbours of one style are one segment: fewer escape sequences
     for text, name in pieces:
         if width is not None:
-            text = cut(printable(text), width)
-            width -= cells(text)
+            if len(text) <= width and text.isascii():  # most of what is drawn, all the time
+                width -= len(text)
+            else:
+                text = cut(printable(text), width)
+                width -= cells(text)
         if not text:
             continue
         if runs and runs[-1][1] == name:
