@@ -104,3 +104,21 @@ def watch(trouble: Trouble, seconds: int = 8, members: Members | None = None,
         report = diagnosis.update(f, members)
     assert report is not None
     return report
+
+
+def add(f: Frame, *rows: object) -> None:
+    """More processes."""
+    f.processes.rows += rows  # type: ignore[arg-type]
+
+
+def verdict(report: Report) -> tuple[str, str]:
+    """(pipe, state)."""
+    return report.verdict.pipe, report.verdict.state
+
+
+def crowded(f: Frame) -> None:
+    """More that want a CPU than there are."""
+    for cpu in f.cpus:
+        cpu.idle_pct, cpu.waiting = 0.0, 1.0
+    add(f, process(100, "victim", cpu_pct=40.0, runq_wait_pct=60.0),
+        *(process(200 + i, "loud", 3, cpu_pct=40.0, runq_wait_pct=47.0) for i in range(3)))

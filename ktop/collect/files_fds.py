@@ -21,6 +21,7 @@ WINDOW_NS = 300 * SECOND
 GROWTH_NS, STEADY_NS = 5 * SECOND, 15 * SECOND  # from which growth, or a leak, is spoken of
 _WINDOWS = (WINDOW_NS, 60 * SECOND, 20 * SECOND)
 _YOUNG_NS = 2 * SECOND  # while it starts a process closes what it opens, and leaks nothing yet
+_MOVES = 6              # so often it went up, at the least, in a longer window
 _QUIET_NS = 5 * SECOND  # without growth: it has stopped
 _STEPS = 4              # so many steps up in a row, and even ones, are a leak before STEADY_NS
 _UNEVEN = 2             # a step of more than twice the mean (and one) is a burst
@@ -111,8 +112,12 @@ class Track:
                 or now - self.changes[-1][0] > max(_QUIET_NS, 2 * pace)):
             return False
         a, b, c, d = (self.at(now - window + window * i // 3) for i in range(4))
-        most = max(count for time_ns, count in self.changes if time_ns > now - window or count == d)
-        return a < b < c < d and d >= most
+        after = [count for time_ns, count in self.changes if time_ns > now - window]
+        if not a < b < c < d or d < max(after) or len(after) < _MOVES:
+            return False
+        # Lately begun, or a start that ebbs away?
+        return window >= _WINDOWS[1] or max(b - a, c - b, d - c) <= (
+            _UNEVEN * min(b - a, c - b, d - c) + 1)
 
     def _steps(self) -> int:
         """How long it has gone up step by step, ns; 0: it has not, or in bursts."""
