@@ -14,6 +14,7 @@ The UI never waits for the supervisor, nor the supervisor for the UI.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -77,9 +78,16 @@ def collect_live(sock: socket.socket, options: Options) -> int:
 
 
 def interface_live(session: Session) -> int:
-    """The real UI."""
+    """The real UI. Nothing of what it imports is garbage or will be: it is not looked through.
+
+    asyncio works without OpenSSL, which is 4 MB that nobody here would use.
+    """
+    gc.disable()
+    sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]  # importing it fails
     from ktop.app import main
 
+    gc.freeze()
+    gc.enable()
     return main(session)
 
 
