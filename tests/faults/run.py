@@ -126,8 +126,8 @@ class Run:
             held = 0
             for _ in range(round(self.case.within_s) + HOLD_S):
                 self.tick()
-                if stage.broken():
-                    self.own.why = "a load has ended by itself"
+                if broken := stage.broken():
+                    self.own.why = broken
                     return self.own, self.host, 0.0
                 self._note(scene, stage.base, time.monotonic() - begun)
                 held += self.own.at_s is not None

@@ -118,9 +118,12 @@ class Stage:
             child.wait()
         self._children = []
 
-    def broken(self) -> bool:
-        """Whether a process of the fault has ended by itself."""
-        return any(child.poll() is not None for child in self._children)
+    def broken(self) -> str:
+        """The last words of a process of the fault that has ended by itself; empty: none has."""
+        if all(child.poll() is None for child in self._children):
+            return ""
+        lines = (self.directory / "stderr").read_text(errors="replace").strip().splitlines()
+        return f"a load has ended by itself: {lines[-1] if lines else 'without a word'}"
 
     def root(self, controller: str) -> str:
         """Where a controller's groups are."""
@@ -161,8 +164,10 @@ class Stage:
 
     def _spawn(self, command: list[str], ready: bool,
                environment: dict[str, str] | None = None) -> int:
-        child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE,
-                                 stdin=subprocess.DEVNULL, cwd=self.directory, env=environment)
+        with open(self.directory / "stderr", "ab") as errors:
+            child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE,
+                                     stderr=errors, stdin=subprocess.DEVNULL, cwd=self.directory,
+                                     env=environment)
         self._children.append(child)
         if ready:
             assert child.stdout is not None
