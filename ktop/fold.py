@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, TypeVar
-
-import msgspec
+from typing import Any, TypeVar, get_type_hints
 
 from ktop import hist
 from ktop.parts import Hist, Part
@@ -51,13 +49,13 @@ def added(values: Sequence[Any]) -> Any:
 def _plan(kind: type[Part]) -> list[tuple[str, bool]]:
     """The fields of a struct, and whether they add up."""
     found = []
-    for field in msgspec.structs.fields(kind):
-        kinds = str(field.type)
-        sums = ((field.name.endswith(UNITS) or field.name in COUNTS)
-                and field.name not in SHARES)
+    hints = get_type_hints(kind)
+    for name in kind.__struct_fields__:
+        kinds = str(hints[name])
+        sums = (name.endswith(UNITS) or name in COUNTS) and name not in SHARES
         parts = "Hist" in kinds or "FileOps" in kinds
         tally = "dict[str, float]" in kinds or "dict[str, int]" in kinds
-        found.append((field.name, sums or parts or tally))
+        found.append((name, sums or parts or tally))
     return found
 
 

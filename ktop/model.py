@@ -22,7 +22,7 @@ from ktop.model_files import Files
 from ktop.model_pressure import Pressure
 from ktop.model_stacks import Stacks
 from ktop.model_tcp import Tcp
-from ktop.parts import SCHEMA, Hist, Part, Time
+from ktop.parts import SCHEMA, Hist, Part, Real, Time
 
 __all__ = ["SCHEMA", "Block", "Detail", "Files", "Hist", "Part", "Pressure", "Stacks", "Tcp"]
 
@@ -50,9 +50,9 @@ class Host(Part):
     uptime_ns: int
     memory_total_bytes: int | None = None
     memory_available_bytes: int | None = None
-    load1: float | None = None
-    load5: float | None = None
-    load15: float | None = None
+    load1: Real | None = None
+    load5: Real | None = None
+    load15: Real | None = None
 
 
 class Process(Part):
@@ -85,24 +85,24 @@ class Process(Part):
     threads: int
     start_boottime_ns: int
     kernel_thread: bool = False
-    cpu_pct: float | None = None
-    user_pct: float | None = None
-    system_pct: float | None = None
-    runq_wait_pct: float | None = None
-    blocked_pct: float | None = None
+    cpu_pct: Real | None = None
+    user_pct: Real | None = None
+    system_pct: Real | None = None
+    runq_wait_pct: Real | None = None
+    blocked_pct: Real | None = None
     blocked_reason: str | None = None
-    off_cpu_pct: dict[str, float] | None = None
-    voluntary_per_s: float | None = None
-    involuntary_per_s: float | None = None
-    migrations_per_s: float | None = None
+    off_cpu_pct: dict[str, Real] | None = None
+    voluntary_per_s: Real | None = None
+    involuntary_per_s: Real | None = None
+    migrations_per_s: Real | None = None
     rss_bytes: int | None = None
-    major_faults_per_s: float | None = None
-    read_bytes_per_s: float | None = None
-    write_bytes_per_s: float | None = None
-    forks_per_s: float | None = None
-    execs_per_s: float | None = None
+    major_faults_per_s: Real | None = None
+    read_bytes_per_s: Real | None = None
+    write_bytes_per_s: Real | None = None
+    forks_per_s: Real | None = None
+    execs_per_s: Real | None = None
     runq: Hist | None = None
-    waits_pct: dict[str, float] | None = None
+    waits_pct: dict[str, Real] | None = None
 
 
 class Thread(Part):
@@ -116,13 +116,13 @@ class Thread(Part):
     comm: str
     state: str
     cpu: int | None
-    cpu_pct: float | None = None
-    runq_wait_pct: float | None = None
-    blocked_pct: float | None = None
+    cpu_pct: Real | None = None
+    runq_wait_pct: Real | None = None
+    blocked_pct: Real | None = None
     blocked_reason: str | None = None
-    voluntary_per_s: float | None = None
-    involuntary_per_s: float | None = None
-    off_cpu_pct: dict[str, float] | None = None
+    voluntary_per_s: Real | None = None
+    involuntary_per_s: Real | None = None
+    off_cpu_pct: dict[str, Real] | None = None
 
 
 OFF_CPU = ("disk", "uninterruptible", "io", "network", "lock", "sleep", "stopped", "other")
@@ -148,13 +148,13 @@ class Cgroup(Part):
     name: str
     processes: int = 0
     threads: int = 0
-    cpu_pct: float | None = None
-    runq_wait_pct: float | None = None
-    blocked_pct: float | None = None
-    quota_cpus: float | None = None
-    periods_per_s: float | None = None
-    throttled_per_s: float | None = None
-    throttled_pct: float | None = None
+    cpu_pct: Real | None = None
+    runq_wait_pct: Real | None = None
+    blocked_pct: Real | None = None
+    quota_cpus: Real | None = None
+    periods_per_s: Real | None = None
+    throttled_per_s: Real | None = None
+    throttled_pct: Real | None = None
     runq: Hist | None = None
 
 
@@ -167,19 +167,19 @@ class Cpu(Part):
     """
 
     cpu: int
-    user_pct: float | None = None
-    system_pct: float | None = None
-    nice_pct: float | None = None
-    irq_pct: float | None = None
-    softirq_pct: float | None = None
-    iowait_pct: float | None = None
-    steal_pct: float | None = None
-    idle_pct: float | None = None
-    runq_len: float | None = None
+    user_pct: Real | None = None
+    system_pct: Real | None = None
+    nice_pct: Real | None = None
+    irq_pct: Real | None = None
+    softirq_pct: Real | None = None
+    iowait_pct: Real | None = None
+    steal_pct: Real | None = None
+    idle_pct: Real | None = None
+    runq_len: Real | None = None
     runq_len_max: int | None = None
     runq_samples: int = 0
-    waiting: float | None = None
-    switches_per_s: float | None = None
+    waiting: Real | None = None
+    switches_per_s: Real | None = None
 
 
 class Sched(Part):
@@ -192,10 +192,10 @@ class Sched(Part):
 
     runq: Hist | None = None
     runq_len: dict[int, int] = {}
-    waiting: float | None = None
-    switches_per_s: float | None = None
-    migrations_per_s: float | None = None
-    off_cpu: dict[str, float] | None = None
+    waiting: Real | None = None
+    switches_per_s: Real | None = None
+    migrations_per_s: Real | None = None
+    off_cpu: dict[str, Real] | None = None
 
 
 class ProcessEvent(Part):
@@ -241,7 +241,7 @@ class ProcessFold(Part):
     failed: int
     exits: int
     exits_bad: int
-    execs_per_min: float
+    execs_per_min: Real
     cpu_ns: int
     lifetime_ns: int
     last_error: str | None = None
@@ -263,9 +263,9 @@ class Processes(Part):
     execs_total: int | None = None
     execs_failed_total: int | None = None
     exits_total: int | None = None
-    forks_per_s: float | None = None
-    execs_per_s: float | None = None
-    exits_per_s: float | None = None
+    forks_per_s: Real | None = None
+    execs_per_s: Real | None = None
+    exits_per_s: Real | None = None
 
 
 EVENTS_PER_FRAME = 500
@@ -306,10 +306,10 @@ class Health(Part):
     banner: str | None = None
     notes: list[str] = []
     probes: list[Probe] = []
-    collector_cpu_pct: float | None = None
+    collector_cpu_pct: Real | None = None
     collector_rss_bytes: int | None = None
     tick_ns: int | None = None
-    probes_cpu_pct: float | None = None
+    probes_cpu_pct: Real | None = None
     probes_estimated: bool = False
     lost_events: int = 0
     lost_total: int = 0

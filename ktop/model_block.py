@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ktop.parts import Hist, Part
+from ktop.parts import Hist, Part, Real
 
 # Operations as enum req_op names them (include/linux/blk_types.h), in the order panes show them.
 # `sync`: a request that carries nothing but a flush, as an fsync without data sends it; the
@@ -17,9 +17,9 @@ class Limit(Part):
     """
 
     device: str
-    iops: float | None = None
-    bytes_per_s: float | None = None
-    packets_per_s: float | None = None
+    iops: Real | None = None
+    bytes_per_s: Real | None = None
+    packets_per_s: Real | None = None
 
 
 class BlockOp(Part):
@@ -33,14 +33,14 @@ class BlockOp(Part):
     """
 
     op: str
-    per_s: float
-    bytes_per_s: float
-    errors_per_s: float = 0.0
+    per_s: Real
+    bytes_per_s: Real
+    errors_per_s: Real = 0.0
     queue: Hist | None = None
     device: Hist | None = None
     total: Hist | None = None
-    unstamped_per_s: float = 0.0
-    undivided_per_s: float = 0.0
+    unstamped_per_s: Real = 0.0
+    undivided_per_s: Real = 0.0
 
 
 class Device(Part):
@@ -68,24 +68,24 @@ class Device(Part):
     size_bytes: int | None = None
     rotational: bool | None = None
     scheduler: str | None = None
-    reads_per_s: float | None = None
-    writes_per_s: float | None = None
-    discards_per_s: float | None = None
-    flushes_per_s: float | None = None
-    merges_per_s: float | None = None
-    read_bytes_per_s: float | None = None
-    write_bytes_per_s: float | None = None
-    discard_bytes_per_s: float | None = None
+    reads_per_s: Real | None = None
+    writes_per_s: Real | None = None
+    discards_per_s: Real | None = None
+    flushes_per_s: Real | None = None
+    merges_per_s: Real | None = None
+    read_bytes_per_s: Real | None = None
+    write_bytes_per_s: Real | None = None
+    discard_bytes_per_s: Real | None = None
     in_flight: int | None = None
-    util_pct: float | None = None
-    queue: float | None = None
-    concurrency: float | None = None
-    read_ns: float | None = None
-    write_ns: float | None = None
+    util_pct: Real | None = None
+    queue: Real | None = None
+    concurrency: Real | None = None
+    read_ns: Real | None = None
+    write_ns: Real | None = None
     ops: list[BlockOp] = []
     limit: Limit | None = None
-    best_iops: float | None = None
-    best_bytes_per_s: float | None = None
+    best_iops: Real | None = None
+    best_bytes_per_s: Real | None = None
 
 
 class BlockUser(Part):
@@ -102,23 +102,23 @@ class BlockUser(Part):
     cgroup: int
     pid: int | None = None
     comm: str = ""
-    reads_per_s: float = 0.0
-    writes_per_s: float = 0.0
-    others_per_s: float = 0.0
-    read_bytes_per_s: float = 0.0
-    write_bytes_per_s: float = 0.0
-    read_ns: float | None = None
-    write_ns: float | None = None
+    reads_per_s: Real = 0.0
+    writes_per_s: Real = 0.0
+    others_per_s: Real = 0.0
+    read_bytes_per_s: Real = 0.0
+    write_bytes_per_s: Real = 0.0
+    read_ns: Real | None = None
+    write_ns: Real | None = None
     latency: Hist | None = None
     device: str | None = None
-    syncs_per_s: float | None = None
-    errors_per_s: float | None = None
+    syncs_per_s: Real | None = None
+    errors_per_s: Real | None = None
     read: Hist | None = None
     write: Hist | None = None
     other: Hist | None = None
-    read_errors_per_s: float | None = None
-    write_errors_per_s: float | None = None
-    other_bytes_per_s: float | None = None
+    read_errors_per_s: Real | None = None
+    write_errors_per_s: Real | None = None
+    other_bytes_per_s: Real | None = None
 
 
 class SlowIo(Part):
@@ -165,16 +165,16 @@ class Block(Part):
     slow_cut: int = 0
     devices_cut: int = 0
     users_cut: int = 0
-    reads_per_s: float | None = None
-    writes_per_s: float | None = None
-    read_bytes_per_s: float | None = None
-    write_bytes_per_s: float | None = None
-    queue: float | None = None
-    concurrency: float | None = None
-    unowned_per_s: float | None = None
+    reads_per_s: Real | None = None
+    writes_per_s: Real | None = None
+    read_bytes_per_s: Real | None = None
+    write_bytes_per_s: Real | None = None
+    queue: Real | None = None
+    concurrency: Real | None = None
+    unowned_per_s: Real | None = None
     untracked_total: int = 0
     writeback_owner: bool | None = None
-    unseen_pct: float | None = None
+    unseen_pct: Real | None = None
     owned: bool = False
     by_device: list[BlockUser] = []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ktop.parts import Hist, Part
+from ktop.parts import Hist, Part, Real
 
 OPERATIONS = ("read", "write", "fsync", "open")
 ROWS_PER_FRAME = 500    # files, processes, folds: as many rows of each as a frame holds
@@ -19,17 +19,17 @@ class FileOps(Part):
     threads inside these syscalls (rate x mean latency).
     """
 
-    reads_per_s: float | None = None
-    writes_per_s: float | None = None
-    fsyncs_per_s: float | None = None
-    opens_per_s: float | None = None
-    errors_per_s: float | None = None
-    read_bytes_per_s: float | None = None
-    write_bytes_per_s: float | None = None
+    reads_per_s: Real | None = None
+    writes_per_s: Real | None = None
+    fsyncs_per_s: Real | None = None
+    opens_per_s: Real | None = None
+    errors_per_s: Real | None = None
+    read_bytes_per_s: Real | None = None
+    write_bytes_per_s: Real | None = None
     read: Hist | None = None
     write: Hist | None = None
     fsync: Hist | None = None
-    inside: float | None = None
+    inside: Real | None = None
 
 
 class FileRow(Part):
@@ -148,7 +148,7 @@ class OpenFold(Part):
     path: str | None
     error: str | None
     count: int | None
-    per_min: float | None
+    per_min: Real | None
     pid: int
     fold: int = 0
     cgroup: int | None = None
@@ -167,7 +167,7 @@ class Descriptors(Part):
     cgroup: int | None
     open: int
     limit: int | None
-    growth_per_min: float | None = None
+    growth_per_min: Real | None = None
     window_ns: int = 0
     steady: bool = False
     left_ns: int | None = None
@@ -197,8 +197,8 @@ class Throttled(Part):
     pid: int
     comm: str
     cgroup: int | None
-    pauses_per_s: float
-    pause_pct: float | None = None
+    pauses_per_s: Real
+    pause_pct: Real | None = None
 
 
 class PageCache(Part):
@@ -240,7 +240,7 @@ class Files(Part):
     slow_total: int | None = 0
     opens: list[OpenEvent] = []
     opens_cut: int = 0
-    opens_failed_per_s: float | None = None
+    opens_failed_per_s: Real | None = None
     folds: list[OpenFold] = []
     folds_cut: int = 0
     descriptors: list[Descriptors] = []
@@ -254,4 +254,4 @@ class Files(Part):
     uses: list[FileUse] = []
     uses_cut: int = 0
     shares: list[FileShare] = []
-    unowned_per_s: float | None = None
+    unowned_per_s: Real | None = None

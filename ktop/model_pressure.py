@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ktop.parts import Part
+from ktop.parts import Part, Real
 
 
 class MemoryGroup(Part):
@@ -17,11 +17,11 @@ class MemoryGroup(Part):
     path: str
     usage_bytes: int | None = None
     limit_bytes: int | None = None
-    limit_hits_per_s: float | None = None
-    some_pct: float | None = None
+    limit_hits_per_s: Real | None = None
+    some_pct: Real | None = None
     oom_kills_total: int | None = None
     pids: list[int] = []
-    refaults_per_s: float | None = None
+    refaults_per_s: Real | None = None
 
 
 class IoLimit(Part):
@@ -34,7 +34,7 @@ class IoLimit(Part):
     path: str
     dev: int
     what: str
-    per_s: float
+    per_s: Real
     pids: list[int] = []
 
 
@@ -48,17 +48,17 @@ class Pressure(Part):
     groups, io_limits: looked up for processes that wait, a few a tick.
     """
 
-    memory_some_pct: float | None = None
-    memory_full_pct: float | None = None
-    io_some_pct: float | None = None
-    cpu_some_pct: float | None = None
-    direct_reclaims_per_s: float | None = None
-    scanned_direct_per_s: float | None = None
-    scanned_kswapd_per_s: float | None = None
-    swap_in_per_s: float | None = None
-    swap_out_per_s: float | None = None
-    refaults_per_s: float | None = None
-    oom_kills_per_s: float | None = None
+    memory_some_pct: Real | None = None
+    memory_full_pct: Real | None = None
+    io_some_pct: Real | None = None
+    cpu_some_pct: Real | None = None
+    direct_reclaims_per_s: Real | None = None
+    scanned_direct_per_s: Real | None = None
+    scanned_kswapd_per_s: Real | None = None
+    swap_in_per_s: Real | None = None
+    swap_out_per_s: Real | None = None
+    refaults_per_s: Real | None = None
+    oom_kills_per_s: Real | None = None
     swap_total_bytes: int | None = None
     swap_free_bytes: int | None = None
     groups: list[MemoryGroup] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ktop.parts import Part
+from ktop.parts import Part, Real
 
 
 class Stack(Part):
@@ -54,7 +54,7 @@ class Stacks(Part):
     lost_traces: int = 0
     lost_sums: int = 0
     lost_threads: int = 0
-    cpu_pct: float | None = None
-    event_ns: dict[str, float] = {}
+    cpu_pct: Real | None = None
+    event_ns: dict[str, Real] = {}
     map_bytes: int | None = None
     notes: list[str] = []

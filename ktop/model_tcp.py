@@ -7,7 +7,7 @@ Addresses are text, never resolved; an IPv4 address mapped into IPv6 is shown as
 from __future__ import annotations
 
 from ktop.model_block import Limit
-from ktop.parts import Hist, Part
+from ktop.parts import Hist, Part, Real
 
 CONNECTIONS_PER_FRAME = 1000
 EVENTS_PER_FRAME = 500
@@ -51,18 +51,18 @@ class Connection(Part):
     age_ns: int | None = None
     tx_bytes: int = 0
     rx_bytes: int = 0
-    tx_bytes_per_s: float | None = None
-    rx_bytes_per_s: float | None = None
+    tx_bytes_per_s: Real | None = None
+    rx_bytes_per_s: Real | None = None
     srtt_ns: int | None = None
     rttvar_ns: int | None = None
     min_rtt_ns: int | None = None
     rto_ns: int | None = None
     cwnd: int | None = None
     mss_bytes: int | None = None
-    segments_out_per_s: float | None = None
+    segments_out_per_s: Real | None = None
     retrans_total: int = 0
-    retrans_per_s: float | None = None
-    retrans_pct: float | None = None
+    retrans_per_s: Real | None = None
+    retrans_pct: Real | None = None
     unacked_bytes: int = 0
     unsent_bytes: int = 0
     unread_bytes: int = 0
@@ -72,7 +72,7 @@ class Connection(Part):
     recovery: str | None = None
     sent_ago_ms: int | None = None
     received_ago_ms: int | None = None
-    delivery_bytes_per_s: float | None = None
+    delivery_bytes_per_s: Real | None = None
     ino: int | None = None
 
 
@@ -94,8 +94,8 @@ class Listener(Part):
     backlog_max: int = 0
     syn_queue: int = 0
     drops_total: int = 0
-    drops_per_s: float | None = None
-    accepts_per_s: float | None = None
+    drops_per_s: Real | None = None
+    accepts_per_s: Real | None = None
 
 
 class Peer(Part):
@@ -120,10 +120,10 @@ class Peer(Part):
     closed: int | None = 0
     failures: dict[str, int] = {}
     latency: Hist | None = None
-    tx_bytes_per_s: float | None = None
-    rx_bytes_per_s: float | None = None
-    retrans_per_s: float | None = None
-    retrans_pct: float | None = None
+    tx_bytes_per_s: Real | None = None
+    rx_bytes_per_s: Real | None = None
+    retrans_per_s: Real | None = None
+    retrans_pct: Real | None = None
     retrans_kinds: dict[str, int] = {}
     srtt_ns: int | None = None
     new: bool = False
@@ -143,14 +143,14 @@ class TcpOwner(Part):
     pid: int | None
     cgroup: int | None
     connections: int = 0
-    tx_bytes_per_s: float | None = None
-    rx_bytes_per_s: float | None = None
-    segments_per_s: float | None = None
-    retrans_per_s: float | None = None
-    connects_per_s: float | None = None
-    failed_per_s: float | None = None
-    accepts_per_s: float | None = None
-    closes_per_s: float | None = None
+    tx_bytes_per_s: Real | None = None
+    rx_bytes_per_s: Real | None = None
+    segments_per_s: Real | None = None
+    retrans_per_s: Real | None = None
+    connects_per_s: Real | None = None
+    failed_per_s: Real | None = None
+    accepts_per_s: Real | None = None
+    closes_per_s: Real | None = None
     rtt: Hist | None = None
     connect_latency: Hist | None = None
 
@@ -197,7 +197,7 @@ class Drop(Part):
     netns: int
     place: str = ""
     total: int = 0
-    per_s: float | None = None
+    per_s: Real | None = None
     stack: list[str] = []
     source: str = ""
     destination: str = ""
@@ -209,14 +209,14 @@ class Interface(Part):
 
     netns: int
     name: str
-    rx_bytes_per_s: float | None = None
-    tx_bytes_per_s: float | None = None
-    rx_packets_per_s: float | None = None
-    tx_packets_per_s: float | None = None
-    rx_drops_per_s: float | None = None
-    tx_drops_per_s: float | None = None
-    rx_errors_per_s: float | None = None
-    tx_errors_per_s: float | None = None
+    rx_bytes_per_s: Real | None = None
+    tx_bytes_per_s: Real | None = None
+    rx_packets_per_s: Real | None = None
+    tx_packets_per_s: Real | None = None
+    rx_drops_per_s: Real | None = None
+    tx_drops_per_s: Real | None = None
+    rx_errors_per_s: Real | None = None
+    tx_errors_per_s: Real | None = None
     drops_total: int = 0
     errors_total: int = 0
     limit: Limit | None = None
@@ -238,18 +238,18 @@ class Namespace(Part):
     processes: int = 0
     sockets: int = 0
     time_wait: int | None = None
-    segments_out_per_s: float | None = None
-    retrans_per_s: float | None = None
+    segments_out_per_s: Real | None = None
+    retrans_per_s: Real | None = None
     retrans_total: int | None = None
     listen_overflows_total: int | None = None
-    listen_overflows_per_s: float | None = None
+    listen_overflows_per_s: Real | None = None
     listen_drops_total: int | None = None
-    listen_drops_per_s: float | None = None
+    listen_drops_per_s: Real | None = None
     conntrack_count: int | None = None
     conntrack_max: int | None = None
-    conntrack_insert_failed_per_s: float | None = None
+    conntrack_insert_failed_per_s: Real | None = None
     conntrack_insert_failed_total: int | None = None
-    conntrack_drops_per_s: float | None = None
+    conntrack_drops_per_s: Real | None = None
     conntrack_drops_total: int | None = None
     cgroups: list[int] = []
 
@@ -300,17 +300,17 @@ class Tcp(Part):
     namespaces: list[Namespace] = []
     namespaces_cut: int = 0
     dns: list[Dns] = []
-    tx_bytes_per_s: float | None = None
-    rx_bytes_per_s: float | None = None
-    connects_per_s: float | None = None
-    connects_failed_per_s: float | None = None
-    accepts_per_s: float | None = None
-    closes_per_s: float | None = None
-    segments_out_per_s: float | None = None
-    retrans_per_s: float | None = None
-    drops_per_s: float | None = None
-    resets_sent_per_s: float | None = None
-    resets_received_per_s: float | None = None
+    tx_bytes_per_s: Real | None = None
+    rx_bytes_per_s: Real | None = None
+    connects_per_s: Real | None = None
+    connects_failed_per_s: Real | None = None
+    accepts_per_s: Real | None = None
+    closes_per_s: Real | None = None
+    segments_out_per_s: Real | None = None
+    retrans_per_s: Real | None = None
+    drops_per_s: Real | None = None
+    resets_sent_per_s: Real | None = None
+    resets_received_per_s: Real | None = None
     totals: dict[str, int] = {}
     retransmits: dict[str, int] = {}
     rtt: Hist | None = None

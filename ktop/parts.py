@@ -12,7 +12,8 @@ SCHEMA = 1
 # Bounds of what comes from a file or another host: beyond them it is no frame (ktop.wire).
 Time = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]  # ns; of the clock until 2116
 Bucket = Annotated[int, msgspec.Meta(ge=0, lt=HIST_SLOTS)]
-Samples = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Real = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]  # no NaN, no infinity
+Samples = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Part(msgspec.Struct, array_like=True, gc=False):

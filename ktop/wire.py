@@ -6,10 +6,7 @@ socket, a pipe or ssh. Readers bound what they believe: a length past MAX_BYTES 
 
 from __future__ import annotations
 
-import math
-import re
 import struct
-from typing import Any
 
 import msgspec
 
@@ -81,10 +78,6 @@ def encode_body(frame: Frame) -> bytes:
         raise WireError("a figure of this frame is beyond 64 bits") from None
 
 
-# A float64 or float32 of msgpack that is infinite or no number; other bytes may look like it.
-_NOT_FINITE = re.compile(b"\xcb[\x7f\xff][\xf0-\xff]|\xca[\x7f\xff][\x80-\xff]")
-
-
 def decode_body(body: bytes) -> Frame:
     """The frame in a body. Raises WireError when it is none, or of another schema."""
     try:
@@ -93,25 +86,12 @@ def decode_body(body: bytes) -> Frame:
         raise WireError(f"a broken frame: {err}") from None
     if frame.schema != SCHEMA:
         raise WireError(f"frames of schema {frame.schema}, this ktop reads {SCHEMA}")
-    if _NOT_FINITE.search(body) and not _finite(frame):
-        raise WireError("a broken frame: a figure that is no number")
     if frame.stacks is not None:
         known = len(frame.stacks.names)
         for stack in frame.stacks.stacks:
             if stack.names and not 0 <= min(stack.names) <= max(stack.names) < known:
                 raise WireError("a broken frame: a stack of functions that it does not name")
     return frame
-
-
-def _finite(value: Any) -> bool:
-    """Whether every number in a Part, list or dict is one."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, msgspec.Struct):
-        return all(_finite(getattr(value, name)) for name in value.__struct_fields__)
-    if isinstance(value, dict):
-        return all(map(_finite, value.values()))
-    return not isinstance(value, list | tuple) or all(map(_finite, value))
 
 
 def encode_frame(frame: Frame) -> bytes:
