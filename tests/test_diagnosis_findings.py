@@ -79,6 +79,20 @@ def test_a_compile_is_no_fork_loop() -> None:
     assert through(10, build)[-1] == []
 
 
+def test_workers_that_look_for_the_same_file_are_one_finding() -> None:
+    def storm(second: int, f: Frame) -> None:
+        assert f.files is not None
+        add(f, *(process(100 + i, "worker") for i in range(4)))
+        f.files.processes = [FileProcess(100 + i, "worker", FileOps(
+            opens_per_s=8.0 + i, errors_per_s=8.0 + i), 2) for i in range(4)]
+        f.files.folds = [OpenFold("worker", "/etc/no", "ENOENT", 900, 5400.0, 101)]
+
+    found = through(6, storm)
+    first = next(i for i, findings in enumerate(found, 1) if findings)
+    assert first <= 4 and len(found[-1]) == 1
+    assert found[-1][0].culprits[0].pid == 103 and found[-1][0].evidence[0].value == 38.0
+
+
 def throttled(f: Frame, pct: float) -> None:
     group = f.cgroups[1]
     group.quota_cpus, group.throttled_pct, group.periods_per_s = 0.3, pct, 10.0

@@ -20,9 +20,9 @@ SETTLED = ("descriptors", "oom", "quota bursts")
 
 @dataclass
 class _Children:
-    """Exits below one process: (when, lifetime ns, short)."""
+    """Exits below one process: (when, lifetime ns, CPU ns, short)."""
 
-    exits: deque[tuple[int, int, bool]] = field(default_factory=deque)
+    exits: deque[tuple[int, int, int, bool]] = field(default_factory=deque)
 
 
 class Findings:
@@ -44,10 +44,10 @@ class Findings:
         for e in look.frame.processes.events:
             if e.kind != "exit" or e.lifetime_ns is None:
                 continue
-            work_ns = e.cpu_ns if e.cpu_ns is not None else 0
+            work_ns = e.cpu_ns or 0
             short = e.lifetime_ns <= t.fork_lifetime_ns and work_ns <= t.fork_cpu_ns
             below = self._children.setdefault(e.ppid, _Children()).exits
-            below.append((now, e.lifetime_ns, short))
+            below.append((now, e.lifetime_ns, work_ns, short))
             own = self._children.pop(e.pid, None)
             if own is not None and e.lifetime_ns <= _WINDOW_NS:
                 below.extend(own.exits)
@@ -61,11 +61,13 @@ class Findings:
         self._exits(look)
         t, found = look.limits, []
         for pid, children in self._children.items():
-            lives = [ns for _, ns, short in children.exits if short]
+            lives = [ns for _, ns, _, short in children.exits if short]
             per_s = len(lives) * 1e9 / _WINDOW_NS
             p = look.by_pid.get(pid)
-            if (per_s < t.forks_per_s or len(lives) < t.fork_share * len(children.exits)
-                    or p is None or not look.inside(pid, p.cgroup)):
+            if per_s < t.forks_per_s or p is None or not look.inside(pid, p.cgroup):
+                continue
+            work_ns = sum(ns for _, _, ns, short in children.exits if short)
+            if work_ns < t.fork_share * sum(ns for _, _, ns, _ in children.exits):
                 continue
             found.append((f"forks {pid}", _forks(look, p, per_s, sum(lives) / len(lives))))
         return found
@@ -87,20 +89,25 @@ def _forks(look: Look, p: Process, rate: float, lifetime: float) -> Finding:
 
 
 def _missing(look: Look) -> list[tuple[str, Finding]]:
-    """Opens of what is not there, by process."""
+    """Opens of what is not there, by command and control group: its workers do the same."""
     t, files = look.limits, look.frame.files
-    found = []
+    commands: dict[tuple[str, int | None], list[FileProcess]] = {}
     for row in files.processes if files is not None else ():
-        failed, opens = row.ops.errors_per_s or 0.0, row.ops.opens_per_s or 0.0
-        if (failed < t.missing_per_s or failed < t.missing_share * opens
-                or not look.inside(row.pid, row.cgroup)):
+        if row.ops.errors_per_s and look.inside(row.pid, row.cgroup):
+            commands.setdefault((row.comm, row.cgroup), []).append(row)
+    found = []
+    for (comm, group), rows in commands.items():
+        failed = sum(row.ops.errors_per_s or 0.0 for row in rows)
+        opens = sum(row.ops.opens_per_s or 0.0 for row in rows)
+        if failed < t.missing_per_s or failed < t.missing_share * opens:
             continue
-        folds = [f for f in files.folds if f.comm == row.comm and f.error] if files else []
+        folds = [f for f in files.folds if f.comm == comm and f.error] if files else []
         if not folds:
             continue
-        worst = max(folds, key=lambda f: (f.count, f.path or ""))
-        found.append((f"missing {row.pid}", _opens(look, row, failed, worst.error or "",
-                                                   worst.path)))
+        fold = max(folds, key=lambda f: (f.count or 0, f.path or ""))
+        worst = max(rows, key=lambda row: (row.ops.errors_per_s or 0.0, -row.pid))
+        found.append((f"missing {comm} {group}", _opens(
+            look, worst, failed, fold.error or "", fold.path)))
     return found
 
 

@@ -14,7 +14,7 @@ from ktop.scope import Roster, Scope
 from tests.faults.cases import Case, Scene
 from tests.faults.stage import Stage
 
-QUIET_S, HOLD_S, AFTER_S = 2, 3, 12
+QUIET_S, HOLD_S, AFTER_S = 2, 2, 12
 HEALTHY_S = 12
 
 
@@ -74,15 +74,16 @@ def right(case: Case, base: str, report: Report) -> bool:
 
 
 def knows_culprit(case: Case, scene: Scene, base: str, report: Report) -> bool:
-    """Whether the first culprit and the resource are the case's."""
+    """Whether the first culprit is the case's, and the resource among what is tight of its pipe:
+    packets that a firewall rule loses are the firewall's as well as the path's."""
     if case.finding:
         return not scene.culprit or any(
             f.kind == case.finding and f.culprits
             and (f.culprits[0].cgroup or "") == scene.culprit for f in report.findings)
-    v = tight(case, base, report)[0]
-    first = v.culprits[0].cgroup if v.culprits else None
-    return (not scene.culprit or (first or "").startswith(scene.culprit)) and (
-        scene.resource in (v.resource or ""))
+    pipes = [p for p in tight(case, base, report) if p.pipe in case.expect]
+    first = pipes[0].culprits[0].cgroup if pipes and pipes[0].culprits else None
+    return (not scene.culprit or (first or "").startswith(scene.culprit)) and any(
+        scene.resource in (p.resource or "") for p in pipes)
 
 
 def explain(case: Case, base: str, report: Report) -> str:
