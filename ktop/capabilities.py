@@ -60,8 +60,10 @@ NEEDS = (
     Need(Cap.SYS_PTRACE, "descriptors, I/O counters, namespaces and symbols of other users' "
          "processes in /proc/PID",
          "other users' descriptors, I/O counters, names in stacks and network namespaces"),
-    Need(Cap.DAC_READ_SEARCH, "tracefs (mode 0700), /proc/PID/fd, files with symbols, perf maps",
-         "probes on tracefs, and other users' descriptors"),
+    Need(Cap.DAC_READ_SEARCH, "what is its owner's alone: tracefs, /proc/PID/fd, io and stack, "
+         "files with symbols, perf maps",
+         "other users' descriptors and I/O counters, where their threads wait; probes on tracefs, "
+         "unless this is root"),
     Need(Cap.SYS_ADMIN, "enter other network namespaces, kernel stacks in /proc, the programs' "
          "run times, mount a tracefs that is not there; before Linux 5.8 all of BPF",
          "connections of other network namespaces, where a thread waits in the kernel, what the "

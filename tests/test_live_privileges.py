@@ -1,0 +1,226 @@
+"""What each capability of the collector is for, found by leaving it out, on this kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ktop import capabilities
+from ktop.capabilities import COLLECTOR, Cap
+from ktop.collect.main import Collector, Options
+from ktop.model import Frame
+from ktop.recording import Recording
+from tests.livekit import child
+from tests.ptyshell import ROOT, children, until
+from tests.test_privileges import bits, fields, in_child, mask, service_capabilities
+from tests.test_recording import public  # noqa: F401
+
+pytestmark = pytest.mark.live
+SYSTEM_PYTHON = "/usr/bin/python3"
+CLONE_NEWNET = 0x40000000
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[int]:
+    """Another user's process, in a network namespace of its own, where it listens."""
+    def work() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.unshare(CLONE_NEWNET) == 0
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        listener = socket.socket()
+        listener.bind(("0.0.0.0", 0))
+        listener.listen()
+        listener.set_inheritable(True)
+        # a fresh program: whose /proc is its user's again, and not root's (PR_SET_DUMPABLE)
+        os.execv("/bin/sleep", ["sleep", "1000"])
+
+    with child(work) as pid:
+        until(lambda: fields(pid)["Name"] == "sleep", "another user's program")
+        yield pid
+
+
+def seen(frame: Frame, pid: int) -> set[str]:
+    """Which of the things that need a capability this frame has."""
+    found = set()
+    if any(p.status in ("live", "off") for p in frame.health.probes):
+        found.add("probes")
+    if any(p.run_ns is not None for p in frame.health.probes):
+        found.add("cost")
+    if frame.tcp is not None and any(row.pid == pid for row in frame.tcp.listeners):
+        found.add("namespaces")
+    detail = frame.detail
+    if detail is not None:
+        if detail.io is not None and detail.io.read_calls is not None:
+            found.add("io")
+        if any(row.what for row in detail.descriptors):
+            found.add("descriptors")
+        if any(row.stack for row in detail.threads):
+            found.add("stack")
+    return found
+
+
+def without(pid: int, missing: frozenset[Cap], expected: set[str]) -> tuple[set[str], Frame]:
+    """What a collector sees that has all but these; `expected` is waited for."""
+    def work() -> str:
+        capabilities.keep_only(COLLECTOR - missing)
+        collector = Collector(Options())
+        collector.start()
+        try:
+            collector.tick()
+            collector.settle()
+            collector.look_at(pid)
+            found: set[str] = set()
+            for _ in range(40):
+                frame = collector.tick()
+                more = seen(frame, pid)
+                if expected <= found:
+                    break
+                found |= more
+                time.sleep(0.05)
+            return msgspec.json.encode([sorted(found | more), frame.health.banner,
+                                        frame.health.notes]).decode()
+        finally:
+            collector.close()
+
+    said = in_child(work)
+    assert said.startswith("[["), said
+    found, banner, notes = msgspec.json.decode(said)
+    return set(found), (banner or "", notes)
+
+
+EVERYTHING = {"probes", "cost", "namespaces", "io", "descriptors", "stack"}
+
+
+@pytest.mark.parametrize(("missing", "lost"), [
+    ((), set()),
+    ((Cap.SYS_PTRACE,), {"namespaces", "io", "descriptors", "stack"}),
+    ((Cap.DAC_READ_SEARCH,), {"io", "descriptors", "stack"}),
+    ((Cap.SYS_ADMIN,), {"namespaces", "stack", "cost"}),
+    ((Cap.SYS_ADMIN, Cap.BPF), {"probes", "namespaces", "cost", "stack"}),
+    ((Cap.SYS_ADMIN, Cap.PERFMON), {"probes", "namespaces", "cost", "stack"}),
+], ids=lambda value: "-".join(sorted(map(str, value))) or "nothing")
+def test_each_capability_is_for_something(other: int, missing: tuple[Cap, ...],
+                                          lost: set[str]) -> None:
+    found, (banner, notes) = without(other, frozenset(missing), EVERYTHING - lost)
+    assert found == EVERYTHING - lost
+    said = [cap for cap in missing if f"without {cap} it does not see" in " ".join(notes)]
+    if not missing:
+        assert "without" not in " ".join(notes) and "figures are missing" not in banner
+    elif "probes" in lost:
+        assert f"no BPF: root, but without {missing[-1]}" in banner
+    else:
+        assert said == list(missing)
+        assert banner == f"some figures are missing: no {missing[0]} (ktop doctor says which)"
+
+
+# -- the service -----------------------------------------------------------------------------------
+
+
+def readable() -> list[str] | None:
+    """A python, and where its modules are, that another user than root can read; None: none is."""
+    places = [str(Path(ROOT))]
+    for name in ("msgspec", "zstandard", "psutil"):
+        places.append(str(Path(sys.modules[name].__file__ or "").parent.parent))
+    version = subprocess.run([SYSTEM_PYTHON, "-c", "import sys; print(*sys.version_info[:2])"],
+                             capture_output=True, text=True, check=True).stdout.split()
+    if version != [str(part) for part in sys.version_info[:2]]:
+        return None
+    for place in places:
+        if any(not part.stat().st_mode & 0o005 for part in (Path(place), *Path(place).parents)):
+            return None
+    return list(dict.fromkeys(places))
+
+
+def as_nobody(caps: str) -> list[str]:
+    """ktop as another user, with these capabilities and no more."""
+    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps={caps}",
+            f"--ambient-caps={caps}", f"--bounding-set={caps}", "--no-new-privs",
+            SYSTEM_PYTHON, "-B", "-m", "ktop"]
+
+
+def settings() -> dict[str, Any]:
+    """Environment and place of such a process."""
+    places = readable()
+    if places is None:
+        pytest.skip("no python here with ktop's modules that another user can read")
+    return {"cwd": "/", "umask": 0, "env": {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent",
+                                            "PYTHONPATH": ":".join(places)}}
+
+
+@contextlib.contextmanager
+def service(file: Path) -> Iterator[subprocess.Popen[str]]:
+    """`ktop record` as systemd would start it: another user, the unit's capabilities."""
+    wanted = [f"+{cap.name.lower()}" for cap in sorted(service_capabilities())
+              if bits("self", "CapPrm") >> cap & 1]
+    process = subprocess.Popen(
+        [*as_nobody(",".join(["-all", *wanted])), "record", "-o", str(file), "--interval", "0.2"],
+        stderr=subprocess.PIPE, text=True, **settings())
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_service_records_as_a_user_with_its_capabilities(public: Path) -> None:  # noqa: F811
+    os.chown(public, 65534, 65534)
+    file = public / "a.ktop"
+
+    def whole() -> bool:
+        if not file.exists():
+            return False
+        with contextlib.suppress(Exception), Recording(file) as recording:
+            frame = recording.frame(recording.end - 1)
+            return frame.files is not None and frame.tcp is not None and frame.block is not None
+        return False
+
+    with service(file) as process:
+        until(whole, "every layer is recorded", 120)
+        kept = bits("self", "CapPrm") & mask(service_capabilities())
+        family = {pid: bits(pid, "CapEff") for pid in children(process.pid)}
+        assert bits(process.pid, "CapEff") == kept
+        assert sorted(family.values()) == [0, kept]  # recorder, collector
+        for pid in (process.pid, *family):
+            assert fields(pid)["Uid"].split() == ["65534"] * 4
+            assert fields(pid)["NoNewPrivs"] == "1"
+            assert bits(pid, "CapPrm") == bits(pid, "CapEff")
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+    assert {f.name: (f.stat().st_uid, f.stat().st_mode & 0o777) for f in public.iterdir()} == {
+        "a.ktop": (65534, 0o600)}
+    with Recording(file) as recording:
+        health = recording.frame(recording.end - 1).health
+    assert health.source == "bpf"
+    assert [p.name for p in health.probes if p.status not in ("live", "off")] == []
+    assert health.banner == "some figures are missing: no CAP_SYS_ADMIN (ktop doctor says which)"
+
+
+def test_a_user_without_anything_sees_what_proc_has_and_every_probe_says_why() -> None:
+    done = subprocess.run([*as_nobody("-all"), "snapshot", "--json", "--interval", "0.1"],
+                          capture_output=True, text=True, check=False, **settings())
+    assert done.returncode == 0, done.stderr
+    frame = json.loads(done.stdout)
+    health = frame["health"]
+    why = "not root: sudo ktop shows everything"
+    assert health["source"] == "procfs" and f"no BPF: {why}" in health["banner"]
+    assert len(health["probes"]) > 20
+    assert {(p["status"], p["reason"]) for p in health["probes"]} == {
+        ("absent", why), ("fallback", why)}
+    assert 1 in {p["pid"] for p in frame["processes"]["rows"]}
+    assert all(frame[layer] is not None for layer in ("files", "tcp", "block"))
+    assert len(frame["cpus"]) == os.cpu_count() and frame["block"]["devices"]
