@@ -1,15 +1,14 @@
-"""What a block request costs in BPF programs, beside the libbpf-tools that show the same, and what
-fio (4 KiB random reads, a queue of 32) loses by them.
+"""What a block request costs in BPF programs, beside the tools that show the same.
 
-Per request of the same fio run, all attached at the same time. The tools that show what ktop's two
-programs show are three: biolatency -D for the device's time, biolatency -Q for the whole, biosnoop
-or biotop for whose it is; where those do not start the comparison is with the first two alone.
+Per request of the same fio run (4 KiB random reads, a queue of 32), all attached at the same time.
+The tools that show what ktop's two programs show are three: biolatency -D for the device's time,
+biolatency -Q for the whole, biosnoop or biotop for whose it is; where those do not start the
+comparison is with the first two alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -18,81 +17,49 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import hooks
-from bench.common import Missing, Row, bpf_stats, programs_of, require_root
-from ktop.collect.main import Collector, Options
+from bench.common import ROOT, Missing, Row, require_root
 
-NAMES = ("biolatency -D", "biolatency -Q", "biosnoop", "biotop")
-hooks.ARGUMENTS.update({name: name.split() for name in NAMES})
+NAMES = ["biolatency -D", "biolatency -Q", "biosnoop", "biotop", "biolatency.bt", "biosnoop.bt"]
 _OURS = ("block_done", "block_start")
 
 
-def _fio(file: Path, loops: int) -> float:
-    """Reads a second."""
+@contextlib.contextmanager
+def data(megabytes: int) -> Iterator[Path]:
+    """A file of random bytes on the disk that this tree is on."""
     if shutil.which("fio") is None:
         raise Missing("fio is not installed")
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=ROOT) as place:
+        file = Path(place, "data")
+        file.write_bytes(os.urandom(megabytes << 20))
+        os.sync()
+        yield file
+
+
+def fio(file: Path, *options: str) -> bytes:
+    """Random reads of 4 KiB past the page cache; what fio says, as JSON."""
     done = subprocess.run(
-        ["fio", "--name=b", f"--filename={file}", "--size=32m", "--direct=1", "--bs=4k",
-         "--rw=randread", "--ioengine=libaio", "--iodepth=32", f"--loops={loops}",
-         "--output-format=json"], capture_output=True, check=True, cwd=file.parent)
-    found: float = json.loads(done.stdout[done.stdout.index(b"{"):])["jobs"][0]["read"]["iops"]
-    return found
+        ["fio", "--name=b", f"--filename={file}", "--direct=1", "--bs=4k", "--rw=randread",
+         "--ioengine=libaio", "--output-format=json", *options],
+        capture_output=True, check=True, stdin=subprocess.DEVNULL, cwd=file.parent)
+    return done.stdout[done.stdout.index(b"{"):]
 
 
-@contextlib.contextmanager
-def _ktop(watched: bool) -> Iterator[set[int]]:
-    """ktop with every layer loaded: the ids of its programs."""
-    before = programs_of([os.getpid()])
-    one = Collector(Options(watch=("block",) if watched else ()))
-    one.start()
-    try:
-        one.tick()
-        one.settle()
-        one.tick()
-        yield programs_of([os.getpid()]) - before
-    finally:
-        one.close()
-
-
-def _costs(file: Path, quick: bool, absent: dict[str, str]) -> hooks.Costs:
-    """One round: everything attached, one fio."""
-    owners: dict[str, set[int]] = {}
-    with contextlib.ExitStack() as stack:
-        owners["ktop"] = stack.enter_context(_ktop(True))
-        for name in NAMES:
-            if name not in absent:
-                try:
-                    owners[name] = stack.enter_context(hooks.peer(name))
-                except (Missing, OSError) as err:
-                    absent[name] = str(err)
-        before = hooks._read(owners)
-        _fio(file, 1 if quick else 3)
-        return hooks._difference(hooks._read(owners), before)
-
-
-def _slowdown(file: Path, quick: bool) -> list[float]:
-    """fio's reads a second lost to ktop's always-on programs, %, in pairs of runs."""
-    lost = []
-    for _ in range(2 if quick else 5):
-        off = _fio(file, 2)
-        with _ktop(False):
-            lost.append(100.0 * (1.0 - _fio(file, 2) / off))
-    return lost
+def reads(loops: int) -> None:
+    """Every block of 32 MB, so many times."""
+    with data(32) as file:
+        fio(file, "--size=32m", "--iodepth=32", f"--loops={loops}")
 
 
 def run(quick: bool) -> list[Row]:
-    """Cost per request, and the slowdown."""
+    """Cost per request."""
     require_root()
     absent: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="ktop-bench-") as place:
-        file = Path(place, "data")
-        file.write_bytes(os.urandom(32 << 20))
-        os.sync()
-        _fio(file, 1)
-        with bpf_stats():
-            rounds = [_costs(file, quick, absent) for _ in range(2 if quick else 4)]
-        rows = [hooks._compare("block request, 4k random reads", rounds, _OURS, "block_done",
-                               list(NAMES), absent)]
-        for name in (*_OURS, "block_stamp"):
-            rows += hooks._alone(rounds, name, f"`{name}`, one run")
-        rows.append(Row("fio, 4k random reads: slower by", "%", _slowdown(file, quick)))
+    with data(32):  # so that what is missing is said at once
+        pass
+    rounds = hooks.rounds(lambda: reads(1 if quick else 3), NAMES, 1 if quick else 4, absent,
+                          ("block",), "block_done")
+    rows = [hooks.compare("block request, 4k random reads", rounds, _OURS, "block_done", NAMES,
+                          absent)]
+    for name in (*_OURS, "block_stamp"):
+        rows += hooks.alone(rounds, name, f"`{name}`, one run")
     return rows

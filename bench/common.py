@@ -1,4 +1,4 @@
-"""What the benches share: rows, processes and what they cost, BPF programs and what they cost.
+"""What the benches share: rows, processes, BPF programs and maps, and what each costs.
 
 CPU time is read from schedstat in ns; what a program costs from the kernel's own run_time_ns.
 """
@@ -17,8 +17,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ktop.bpf import syscall
+
+if TYPE_CHECKING:
+    from ktop.collect.main import Collector
 
 ROOT = Path(__file__).parent.parent
 KTOP = str(Path(sys.executable).with_name("ktop"))
@@ -49,11 +53,11 @@ def ratio(ours: list[float], theirs: list[float]) -> float | None:
 
 
 def tool(name: str) -> str:
-    """Path of a peer. libbpf-tools are in sbin, under their name, a suffix or a prefix."""
+    """Path of a peer. libbpf-tools are in sbin, under their name or a prefix."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    for candidate in (name, f"{name}.bt", f"bpf-{name}", f"libbpf-{name}"):
+    for candidate in (name, f"bpf-{name}", f"libbpf-{name}"):
         found = shutil.which(candidate, path=path)
-        if found and not found.endswith(".bt"):
+        if found:
             return found
     raise Missing(f"{name} is not installed")
 
@@ -135,17 +139,49 @@ def program(prog_id: int) -> Program:
     return Program(name, info["run_time_ns"], info["run_cnt"])
 
 
-def programs_of(pids: list[int]) -> set[int]:
-    """Ids of the programs that these processes hold (others on this host do not count)."""
-    found = set()
+def _fdinfos(pids: list[int]) -> Iterator[dict[str, str]]:
+    """What the kernel says about every descriptor of these processes."""
     for pid in pids:
         with contextlib.suppress(OSError):
             for fd in os.listdir(f"/proc/{pid}/fdinfo"):
                 with contextlib.suppress(OSError):
                     text = Path(f"/proc/{pid}/fdinfo/{fd}").read_text(encoding="ascii")
-                    found |= {int(line.split()[1]) for line in text.splitlines()
-                              if line.startswith("prog_id:")}
-    return found
+                    yield {k: v.strip() for k, _, v in (line.partition(":")
+                                                        for line in text.splitlines())}
+
+
+def programs_of(pids: list[int]) -> set[int]:
+    """Ids of the programs that these processes hold (others on this host do not count)."""
+    return {int(info["prog_id"]) for info in _fdinfos(pids) if "prog_id" in info}
+
+
+def map_bytes(pids: list[int]) -> int:
+    """Kernel memory of the BPF maps that these processes hold, each map once."""
+    return sum({int(info["map_id"]): int(info.get("memlock", 0)) for info in _fdinfos(pids)
+                if "map_id" in info}.values())
+
+
+@contextlib.contextmanager
+def collector(watch: tuple[str, ...] = (), needs: str = "sched_switch") -> Iterator[
+        tuple[Collector, set[int]]]:
+    """ktop's collector in this process with every layer loaded, these looked at, its first ticks
+    behind it; the ids of its programs. needs: the probe without which there is nothing to measure.
+    """
+    from ktop.collect.main import Collector, Options
+
+    before = programs_of([os.getpid()])
+    one = Collector(Options(watch=watch))
+    one.start()
+    try:
+        one.tick()
+        one.settle()
+        frame = one.tick()
+        fates = {p.name: p.status for p in frame.health.probes}
+        if fates.get(needs) != "live":
+            raise Missing(f"{needs} is {fates.get(needs, frame.health.banner)}")
+        yield one, programs_of([os.getpid()]) - before
+    finally:
+        one.close()
 
 
 @contextlib.contextmanager

@@ -10,9 +10,9 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from bench.common import Missing, Row, require_root
+from bench.common import Missing, Row, collector, require_root
 from bench.hooks import peer
 
 LOOPS = 20_000
@@ -36,25 +36,6 @@ def _per_call(work: Callable[[], None], loops: int) -> float:
             work()
         best = min(best, (time.perf_counter_ns() - begin) / loops)
     return best
-
-
-@contextlib.contextmanager
-def looked_at(watch: tuple[str, ...] = ("files",)) -> Iterator[object]:
-    """ktop's collector with the files pane looked at (or not), its first ticks behind it."""
-    from ktop.collect.main import Collector, Options
-
-    collector = Collector(Options(watch=watch))
-    collector.start()
-    try:
-        collector.tick()
-        collector.settle()
-        frame = collector.tick()
-        fates = {p.name: p.status for p in frame.health.probes}
-        if watch and fates.get("fs_exit") != "live":
-            raise Missing(f"fs_exit is {fates.get('fs_exit')}")
-        yield collector
-    finally:
-        collector.close()
 
 
 def _more(work: Callable[[], None], loops: int, rounds: int,
@@ -84,8 +65,8 @@ def _descriptors(processes: int, rounds: int) -> list[Row]:
             children.append(pid)
         ours: list[float] = []
         theirs: list[float] = []
-        with looked_at(()) as collector:
-            engine = next(e for e in collector._late.engines  # type: ignore[attr-defined]
+        with collector() as (one, _):
+            engine = next(e for e in one._late.engines  # type: ignore[union-attr]
                           if e.live("fs_fds"))
             for _ in range(rounds):
                 begin = time.process_time_ns()
@@ -117,17 +98,14 @@ def run(quick: bool) -> list[Row]:
         for what, work, names in (
                 ("any syscall (getppid) while the Files pane is looked at, more", _syscall, ()),
                 ("a cached read of 4 KB, more", read, ()),
-                ("an open that fails, more", _open, ("opensnoop",))):
+                ("an open that fails, more", _open, ("opensnoop", "opensnoop.bt"))):
             peers: dict[str, list[float] | str] = {
                 name: _more(work, loops, rounds, lambda name=name: peer(name))  # type: ignore[misc]
                 for name in names}
-            rows.append(Row(what, "ns", _more(work, loops, rounds, looked_at), peers))
+            ours = _more(work, loops, rounds, lambda: collector(("files",), "fs_exit"))
+            rows.append(Row(what, "ns", ours, peers))
     finally:
         os.close(source)
     rows += _descriptors(1_000 if quick else 5_000, rounds)
     return rows
 
-
-if __name__ == "__main__":
-    for row in run(quick=True):
-        print(row)

@@ -1,5 +1,5 @@
-"""What each BPF program costs per event (run_time_ns / run_cnt), beside the libbpf-tools that show
-the same.
+"""What each BPF program costs per event (run_time_ns / run_cnt), beside the libbpf-tools and
+bpftrace tools (*.bt) that show the same.
 
 All are attached at the same time and so see the very same events; who is attached first (and pays
 for the cold cache) changes from round to round.
@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import statistics
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from bench.common import (
     Missing,
     Program,
     Row,
     bpf_stats,
+    collector,
     end,
     program,
     programs_of,
@@ -28,18 +28,21 @@ from bench.common import (
 from bench.load import executions, pingpong
 
 STACKS = "offcputime (walks stacks too)"
-# How each is called; the others are called by their name alone.
-ARGUMENTS = {"cpudist -O": ["cpudist", "-O"], "execsnoop -x": ["execsnoop", "-x"],
-             STACKS: ["offcputime"]}
+# How each is called; the others are called by their name, which may have arguments in it.
+ARGUMENTS = {STACKS: ["offcputime"]}
+# What shows what ktop's always-on programs show.
+TOGETHER = ["runqlat", "cpudist -O", "execsnoop -x", "exitsnoop", "biolatency -D", "biolatency -Q",
+            "tcplife", "tcpstates"]
 _ALWAYS = ("process_fork", "process_exec", "process_exit", "exec_failed", "execat_failed")
 
+Owners = dict[str, set[int]]           # whose -> ids of programs
 Costs = dict[str, dict[str, Program]]  # whose -> program -> cost
 
 
 @contextlib.contextmanager
 def peer(name: str) -> Iterator[set[int]]:
     """A libbpf-tool that is attached: the ids of its programs."""
-    command, *arguments = ARGUMENTS.get(name, [name])
+    command, *arguments = ARGUMENTS.get(name, name.split())
     process = subprocess.Popen([tool(command), *arguments], stdin=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
@@ -51,9 +54,12 @@ def peer(name: str) -> Iterator[set[int]]:
                 break
             ids = found
         if process.poll() is not None or not ids:
+            if process.poll() is None:
+                end(process)  # or its words would never end
             assert process.stderr
             words = process.stderr.read().decode("utf-8", "replace").strip().splitlines()
-            raise Missing(f"{name} does not start here: {(words or ['no message'])[0][:80]}")
+            why = (words or ["no message"])[-1 if name.endswith(".bt") else 0]  # warnings before
+            raise Missing(f"{name} does not start here: {why[:80]}")
         yield ids
     finally:
         if process.poll() is None:
@@ -62,26 +68,7 @@ def peer(name: str) -> Iterator[set[int]]:
         process.stderr.close()
 
 
-@contextlib.contextmanager
-def collector() -> Iterator[object]:
-    """ktop's collector in this process, the processes pane looked at, its first tick behind it."""
-    try:
-        from ktop.collect.main import Collector, Options
-    except ImportError as err:
-        raise Missing(f"no collector: {err}") from None
-    one = Collector(Options(watch=("processes",)))
-    one.start()
-    try:
-        one.settle()
-        frame = one.tick()
-        if frame.health.source != "bpf":
-            raise Missing(f"no BPF here: {frame.health.banner}")
-        yield one
-    finally:
-        one.close()
-
-
-def _read(owners: dict[str, set[int]]) -> Costs:
+def read(owners: Owners) -> Costs:
     costs: Costs = {}
     for owner, ids in owners.items():
         for one in ids:
@@ -92,7 +79,7 @@ def _read(owners: dict[str, set[int]]) -> Costs:
     return costs
 
 
-def _difference(after: Costs, before: Costs) -> Costs:
+def difference(after: Costs, before: Costs) -> Costs:
     return {owner: {name: Program(name, now.run_ns - before[owner][name].run_ns,
                                   now.runs - before[owner][name].runs)
                     for name, now in programs.items()}
@@ -109,40 +96,40 @@ def _load(kind: str, quick: bool) -> None:
             time.sleep(seconds)
 
 
-def _round(kind: str, names: list[str], ours_first: bool, quick: bool,
-           absent: dict[str, str]) -> Costs:
-    """One load, with everything attached."""
-    owners: dict[str, set[int]] = {}
-    with contextlib.ExitStack() as stack:
-        for name in ["ktop", *names] if ours_first else [*names, "ktop"]:
-            if name in absent:
-                continue
+def attach(stack: contextlib.ExitStack, names: list[str], absent: dict[str, str]) -> Owners:
+    """Peers that run until the stack ends; what does not start is noted in `absent`."""
+    owners: Owners = {}
+    for name in names:
+        if name not in absent:
             try:
-                if name == "ktop":
-                    before = programs_of([os.getpid()])
-                    one = stack.enter_context(collector())
-                    owners[name] = programs_of([os.getpid()]) - before
-                else:
-                    owners[name] = stack.enter_context(peer(name))
+                owners[name] = stack.enter_context(peer(name))
             except (Missing, OSError) as err:
                 absent[name] = str(err)
-        before_load = _read(owners)
-        _load(kind, quick)
-        if "ktop" in owners:
-            one.tick()
-        return _difference(_read(owners), before_load)
+    return owners
 
 
-def _rounds(kind: str, names: list[str], quick: bool, absent: dict[str, str]) -> list[Costs]:
+def rounds(load: Callable[[], object], names: list[str], count: int, absent: dict[str, str],
+           watch: tuple[str, ...] = (), needs: str = "sched_switch") -> list[Costs]:
+    """So many times the load and a tick with ktop and these attached; first is who was last."""
+    found: list[Costs] = []
     with bpf_stats():
-        return [_round(kind, names, i % 2 == 0, quick, absent) for i in range(2 if quick else 4)]
+        for i in range(count):
+            with contextlib.ExitStack() as stack:
+                owners = attach(stack, names, absent) if i % 2 else {}
+                one, owners["ktop"] = stack.enter_context(collector(watch, needs))
+                owners |= {} if i % 2 else attach(stack, names, absent)
+                before = read(owners)
+                load()
+                one.tick()
+                found.append(difference(read(owners), before))
+    return found
 
 
 def _per_event(costs: Costs, owner: str, wanted: tuple[str, ...] | None, events: int) -> float:
     return sum(p.run_ns for n, p in costs[owner].items() if not wanted or n in wanted) / events
 
 
-def _compare(what: str, rounds: list[Costs], wanted: tuple[str, ...], event: str,
+def compare(what: str, rounds: list[Costs], wanted: tuple[str, ...], event: str,
              names: list[str], absent: dict[str, str]) -> Row:
     """Cost of our `wanted` programs and of all programs of each peer, per run of our `event`."""
     if "ktop" in absent:
@@ -153,41 +140,69 @@ def _compare(what: str, rounds: list[Costs], wanted: tuple[str, ...], event: str
     for name in names:
         peers[name] = absent.get(name) or [
             _per_event(c, name, None, n) for c, n in zip(rounds, events, strict=True)]
-    # Together they show what ours shows; the one that walks stacks shows more.
-    both = [n for n in names if n != STACKS and isinstance(peers[n], list)]
+    # Together they show what ours shows; the one that walks stacks shows more, bpftrace's the same.
+    both = [n for n in names if n != STACKS and not n.endswith(".bt")
+            and isinstance(peers[n], list)]
     if len(both) > 1:
         peers[" + ".join(both)] = [sum(values) for values in zip(*(peers[n] for n in both),
                                                                  strict=True)]
     return Row(what, "ns", ours, peers)
 
 
-def _alone(rounds: list[Costs], name: str, what: str) -> list[Row]:
+def alone(rounds: list[Costs], name: str, what: str) -> list[Row]:
     values = [c["ktop"][name].run_ns / c["ktop"][name].runs for c in rounds
               if "ktop" in c and name in c["ktop"] and c["ktop"][name].runs]
     return [Row(what, "ns", values)] if values else []
 
 
+def _switches(cpus: list[int], quick: bool) -> Callable[[], None]:
+    def load() -> None:
+        with pingpong(cpus):
+            time.sleep(0.5 if quick else 1.0)
+    return load
+
+
+def _together(quick: bool, count: int, absent: dict[str, str]) -> Row:
+    """Everything that is always on beside everything that shows the same, under all loads."""
+    from bench.block import reads
+    from bench.tcp import connections
+
+    def load() -> None:
+        with pingpong(sorted(os.sched_getaffinity(0))[:2]):
+            executions(100 if quick else 300)
+            connections(300 if quick else 1_000)
+            reads(1)
+
+    found = rounds(load, TOGETHER, count, absent)
+    names = [name for name in TOGETHER if name not in absent]
+    sums = {owner: [sum(p.run_ns for p in costs[owner].values()) / 1e6 for costs in found]
+            for owner in ("ktop", *names)}
+    peers: dict[str, list[float] | str] = {
+        " + ".join(names): [sum(values) for values in zip(*(sums[n] for n in names), strict=True)]}
+    return Row("all always-on programs, switches, executions, connections and reads together", "ms",
+               sums["ktop"], peers | {name: absent[name] for name in TOGETHER if name in absent})
+
+
 def run(quick: bool) -> list[Row]:
+    """Scheduler and processes, and all layers together."""
     require_root()
     rows: list[Row] = []
     absent: dict[str, str] = {}
-    names = ["runqlat", "cpudist -O", STACKS]
-    for kind, label in (("one", "ping-pong on one CPU"), ("two", "ping-pong over two CPUs")):
-        if kind == "two" and len(os.sched_getaffinity(0)) < 2:
-            continue
-        rounds = _rounds(kind, names, quick, absent)
-        rows.append(_compare(f"context switch, {label}", rounds, ("sched_switch",), "sched_switch",
-                             names, absent))
-    sampled = _rounds("one", ["runqlen"], quick, absent)
-    rows.append(_compare("sample of the run queue's length", sampled, ("runqlen",), "runqlen",
-                         ["runqlen"], absent))
-    names = ["execsnoop -x", "exitsnoop"]
-    rounds = _rounds("executions", names, quick, absent)
-    rows.append(_compare("fork, exec and exit of a process", rounds, _ALWAYS, "process_exec",
-                         names, absent))
+    count = 1 if quick else 4
+    cpus = sorted(os.sched_getaffinity(0))
+    names = ["runqlat", "cpudist -O", STACKS, "runqlat.bt"]
+    for used, label in ((cpus[:1], "on one CPU"), (cpus[:2], "over two CPUs"))[:len(cpus)]:
+        rows.append(compare(f"context switch, ping-pong {label}", rounds(
+            _switches(used, quick), names, count, absent), ("sched_switch",), "sched_switch",
+            names, absent))
+    rows.append(compare("sample of the run queue's length", rounds(
+        _switches(cpus[:1], quick), ["runqlen", "runqlen.bt"], count, absent), ("runqlen",),
+        "runqlen", ["runqlen", "runqlen.bt"], absent))
+    names = ["execsnoop -x", "exitsnoop", "execsnoop.bt"]
+    found = rounds(lambda: executions(100 if quick else 300), names, count, absent)
+    rows.append(compare("fork, exec and exit of a process", found, _ALWAYS, "process_exec",
+                        names, absent))
     for name in _ALWAYS:
-        rows += _alone(rounds, name, f"`{name}`, one run")
-    rows += _alone(rounds, "tasks", "`tasks`, one thread read at a tick")
-    if len(rounds) > 1 and rows:
-        assert all(statistics.median(r.ktop) >= 0 for r in rows if isinstance(r.ktop, list))
-    return rows
+        rows += alone(found, name, f"`{name}`, one run")
+    rows += alone(found, "tasks", "`tasks`, one thread read at a tick")
+    return [*rows, _together(quick, count, absent)]

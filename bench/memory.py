@@ -1,56 +1,47 @@
-"""Resident and proportional memory of every process of ktop, htop and btop, after some seconds."""
+"""Resident and proportional memory of every process of ktop, htop and btop, after some seconds; and
+the kernel's memory for ktop's maps (fdinfo's memlock), which is in nobody's Rss."""
 
 from __future__ import annotations
 
 import contextlib
 
-from bench.common import Row, memory_bytes, programs_of
-from bench.screen import SETTLE_S, open_all, watch
+from bench.common import Row, map_bytes, memory_bytes, programs_of
+from bench.screen import open_all, settle, watch
 from bench.terminal import home
 
 MB = 1e6
 
 
-def _role(pid: int, top: int) -> str:
-    """What a process of ktop is: the first one supervises, the collector has the programs."""
-    if pid == top:
-        return "supervisor"
-    return "collector" if programs_of([pid]) else "ui"
-
-
-def _sample(pids: list[int]) -> dict[int, tuple[str, dict[str, int]]]:
-    found = {}
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            found[pid] = (_role(pid, pids[0]), memory_bytes(pid))
-    return found
+def roles(pids: list[int]) -> dict[int, str]:
+    """Which process of ktop is what: the first one supervises, the collector has the programs."""
+    return {pid: "supervisor" if pid == pids[0] else "collector" if programs_of([pid]) else "ui"
+            for pid in pids}
 
 
 def run(quick: bool) -> list[Row]:
-    samples = 2 if quick else 4
-    rss: dict[str, list[float]] = {}
-    pss: dict[str, list[float]] = {}
-    roles: dict[tuple[int, str], list[float]] = {}
+    """Sums, and each process of ktop."""
+    found: dict[str, dict[str, list[float]]] = {"Rss": {}, "Pss": {}}
+    parts: dict[str, list[float]] = {}
+    maps: list[float] = []
     with home() as where, contextlib.ExitStack() as stack:
         running, absent = open_all(stack, where)
-        watch(running, SETTLE_S)
-        for _ in range(samples):
+        settle(running)
+        for _ in range(2 if quick else 4):
             watch(running, 1.5)
             for name, terminal in running.items():
-                parts = _sample(terminal.pids())
-                if not parts:
-                    absent[name] = "it ended by itself"
-                    continue
-                for (values, kind) in ((rss, "Rss"), (pss, "Pss")):
-                    total = sum(sizes[kind] for _, sizes in parts.values())
-                    values.setdefault(name, []).append(total / MB)
+                pids = terminal.pids()[:3] if name == "ktop" else terminal.pids()
+                sizes = {pid: memory_bytes(pid) for pid in pids}
+                for kind, values in found.items():
+                    values.setdefault(name, []).append(sum(s[kind] for s in sizes.values()) / MB)
                 if name == "ktop":
-                    for pid, (role, sizes) in parts.items():
-                        roles.setdefault((pid, role), []).append(sizes["Rss"] / MB)
-    rows = []
-    for label, values in (("Rss", rss), ("Pss", pss)):
-        peers = {name: values.get(name) or absent.get(name, "-") for name in ("htop", "btop")}
-        rows.append(Row(f"{label}, all processes", "MB",
-                        values.get("ktop") or absent.get("ktop", "-"), peers))
-    rows += [Row(f"Rss of the {role} process", "MB", values) for (_, role), values in roles.items()]
-    return rows
+                    for pid, role in roles(pids).items():
+                        parts.setdefault(role, []).append(sizes[pid]["Rss"] / MB)
+                    maps.append(map_bytes(pids) / MB)
+    rows = [Row(f"{kind}, all processes", "MB", values.get("ktop") or absent.get("ktop", "-"),
+                {name: values.get(name) or absent.get(name, "-") for name in ("htop", "btop")})
+            for kind, values in found.items()]
+    rows += [Row(f"Rss of the {role} process", "MB", values) for role, values in parts.items()]
+    both = list(zip(parts.get("collector", []), parts.get("ui", []), strict=False))
+    if both:
+        rows.append(Row("Rss of collector and UI together", "MB", [a + b for a, b in both]))
+    return [*rows, Row("kernel memory of the BPF maps", "MB", maps or "-")]

@@ -10,7 +10,7 @@ from bench.load import mild
 from bench.terminal import Terminal, command, home
 
 NAMES = ("ktop", "htop", "btop")
-SETTLE_S = 9  # ktop's later probes are loaded one group after the other
+SETTLE_S, LOADING_S = 5, 60
 
 
 def open_all(stack: contextlib.ExitStack, where: str) -> tuple[dict[str, Terminal], dict[str, str]]:
@@ -35,6 +35,17 @@ def watch(running: dict[str, Terminal], seconds: float) -> set[str]:
     return ended
 
 
+def settle(running: dict[str, Terminal]) -> set[str]:
+    """Read until ktop has loaded its later probes (a child each compiles them), and a little more;
+    the names of those that ended."""
+    ended = watch(running, SETTLE_S)
+    until, quiet = time.perf_counter() + LOADING_S, 0
+    while "ktop" in running and quiet < 3 and time.perf_counter() < until:
+        ended |= watch(running, 1.0)
+        quiet = quiet + 1 if len(running["ktop"].pids()) <= 3 else 0
+    return ended
+
+
 def used(terminal: Terminal) -> dict[int, int]:
     """CPU time of each of its processes so far, ns."""
     return {pid: cpu_ns([pid]) for pid in terminal.pids()}
@@ -47,7 +58,7 @@ def _measure(quick: bool, load: contextlib.AbstractContextManager[None]) -> dict
     found: dict[str, dict[str, list[float] | str]] = {"bytes": {}, "cpu": {}}
     with home() as where, load, contextlib.ExitStack() as stack:
         running, absent = open_all(stack, where)
-        ended = watch(running, SETTLE_S)
+        ended = settle(running)
         for name in absent | dict.fromkeys(ended, "it ended by itself"):
             found["bytes"][name] = found["cpu"][name] = absent.get(name, "it ended by itself")
             running.pop(name, None)

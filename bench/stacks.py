@@ -55,10 +55,10 @@ def _round(pids: list[int], peer: str, ours_first: bool, quick: bool,
                     owners[name] = stack.enter_context(hooks.peer(name))
             except (Missing, OSError) as err:
                 absent[name] = str(err)
-        before = hooks._read(owners)
+        before = hooks.read(owners)
         with pingpong(sorted(os.sched_getaffinity(0))[:1]):
             time.sleep(0.5 if quick else 2.0)
-        return hooks._difference(hooks._read(owners), before)
+        return hooks.difference(hooks.read(owners), before)
 
 
 def run(quick: bool) -> list[Row]:
@@ -76,11 +76,11 @@ def run(quick: bool) -> list[Row]:
             with bpf_stats():
                 rounds = [_round(pids, peer, i % 2 == 0, quick, absent)
                           for i in range(2 if quick else 6)]
-            row = hooks._compare(what, rounds, _OURS, "stacks_switch", [peer], absent)
+            row = hooks.compare(what, rounds, _OURS, "stacks_switch", [peer], absent)
             row.peers = {name.partition(" -p")[0]: v for name, v in row.peers.items()}
             rows.append(row)
             if not pids:
-                rows += hooks._alone(rounds, "stacks_profile", "sample of a stack")
+                rows += hooks.alone(rounds, "stacks_profile", "sample of a stack")
     finally:
         sleeper.kill()
         sleeper.wait()

@@ -1,6 +1,6 @@
 """What TCP costs in BPF programs: a connection's changes of state, the packets of a bulk transfer
 while the pane is looked at, a retransmit, a socket and a descriptor read at a tick; beside the
-libbpf-tools that show the same.
+tools that show the same.
 
 All attached at the same time, over loopback: they see the very same events.
 """
@@ -8,7 +8,6 @@ All attached at the same time, over loopback: they see the very same events.
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import socket
 import threading
@@ -16,9 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from bench import hooks
-from bench.common import Missing, Row, bpf_stats, programs_of, require_root
+from bench.common import Row, require_root
 
-STATES = ["tcplife", "tcpstates", "tcpconnect", "tcpconnlat", "tcptracer"]
+STATES = ["tcplife", "tcpstates", "tcpconnect", "tcpconnlat", "tcptracer", "tcplife.bt"]
 PACKETS = ["tcptop", "tcprtt"]
 _ALONE = {"tcp_retrans": "a retransmit (SYN)", "tcp_drop": "a dropped packet",
           "tcp_rst_out": "a reset sent", "tcp_rst_in": "a reset received",
@@ -93,51 +92,9 @@ def held(count: int) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _ktop() -> Iterator[tuple[Callable[[], object], set[int]]]:
-    """ktop with every layer loaded and the TCP pane looked at: its tick, its TCP programs."""
-    from ktop.collect.main import Collector, Options
-
-    before = programs_of([os.getpid()])
-    one = Collector(Options(watch=("tcp",)))
-    one.start()
-    try:
-        one.tick()
-        one.settle()
-        frame = one.tick()
-        fates = {p.name: p.status for p in frame.health.probes}
-        if fates.get("tcp_state") != "live":
-            raise Missing(f"tcp_state is {fates.get('tcp_state', frame.health.banner)}")
-        yield one.tick, programs_of([os.getpid()]) - before
-    finally:
-        one.close()
-
-
-def _round(loads: list[tuple[Callable[[], None], int]], absent: dict[str, str],
-           ours_first: bool) -> list[hooks.Costs]:
-    """Everything attached; the costs of each load, with so many connections open, and a tick."""
-    names = [*STATES, *PACKETS]
-    owners: dict[str, set[int]] = {}
-    found = []
-    with contextlib.ExitStack() as stack:
-        for name in ["ktop", *names] if ours_first else [*names, "ktop"]:
-            if name in absent:
-                continue
-            try:
-                if name == "ktop":
-                    tick, owners[name] = stack.enter_context(_ktop())
-                else:
-                    owners[name] = stack.enter_context(hooks.peer(name))
-            except (Missing, OSError) as err:
-                absent[name] = str(err)
-        for load, idle in loads:
-            with held(idle):
-                before = hooks._read(owners)
-                load()
-                if "ktop" in owners:
-                    tick()
-                found.append(hooks._difference(hooks._read(owners), before))
-    return found
+def _held_trouble(quick: bool) -> None:
+    with held(500 if quick else 2_000):
+        trouble(50 if quick else 200)
 
 
 def run(quick: bool) -> list[Row]:
@@ -145,16 +102,18 @@ def run(quick: bool) -> list[Row]:
     require_root()
     share = 4 if quick else 1
     absent: dict[str, str] = {}
-    loads: list[tuple[Callable[[], None], int]] = [
-        (lambda: connections(2_000 // share), 0), (lambda: bulk((512 << 20) // share), 0),
-        (lambda: trouble(200 // share), 2_000 // share)]
-    with bpf_stats():
-        rounds = [_round(loads, absent, i % 2 == 0) for i in range(2 if quick else 4)]
-    states, packets, troubles = (list(same) for same in zip(*rounds, strict=True))
-    rows = [hooks._compare("TCP state change, connect to close over loopback", states,
-                           ("tcp_state",), "tcp_state", STATES, absent),
-            hooks._compare("TCP packet while the pane is looked at (bulk, loopback)", packets,
-                           ("tcp_dns_out", "tcp_dns_in"), "tcp_dns_out", PACKETS, absent)]
+    count = 1 if quick else 4
+
+    def rounds(load: Callable[[], object], names: list[str]) -> list[hooks.Costs]:
+        return hooks.rounds(load, names, count, absent, ("tcp",), "tcp_state")
+
+    rows = [hooks.compare("TCP state change, connect to close over loopback",
+                          rounds(lambda: connections(2_000 // share), STATES), ("tcp_state",),
+                          "tcp_state", STATES, absent),
+            hooks.compare("TCP packet while the pane is looked at (bulk, loopback)",
+                          rounds(lambda: bulk((512 << 20) // share), PACKETS),
+                          ("tcp_dns_out", "tcp_dns_in"), "tcp_dns_out", PACKETS, absent)]
+    troubles = rounds(lambda: _held_trouble(quick), ["tcpdrop.bt", "tcpretrans.bt"])
     for name, what in _ALONE.items():
-        rows += hooks._alone(troubles, name, f"`{name}`, {what}")
+        rows += hooks.alone(troubles, name, f"`{name}`, {what}")
     return rows
