@@ -1,0 +1,144 @@
+"""Insults to a ktop with its programs in the kernel: by another root, by its kind, by the host."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ktop.bpf import syscall
+from ktop.collect.main import Collector
+from ktop.model import Frame
+from tests.livekit import child, collecting, spin
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    """One for all tests here: each leaves it whole."""
+    with collecting() as found:
+        yield found
+
+
+_LINK_DETACH = 34
+_DISABLE = 0x2401  # PERF_EVENT_IOC_DISABLE
+_PIDFD_GETFD = 438
+
+
+def quiet(collector: Collector) -> Frame:
+    """The news of the test before is over."""
+    collector._health._tick += 10
+    return after(collector)
+
+
+def probe_fds(collector: Collector, name: str) -> list[int]:
+    """The program of a probe, and what holds it attached."""
+    assert collector._late is not None
+    return next(e.loaded.probes[name] for e in collector._late.engines if name in e.loaded.probes)
+
+
+def another_root(target: int, fd: int, code: str) -> subprocess.CompletedProcess[str]:
+    """Another process takes a descriptor of ours (pidfd_getfd) as `fd` and does that with it."""
+    script = ("import ctypes, fcntl, os\n"
+              f"pidfd = os.pidfd_open({target})\n"
+              f"fd = ctypes.CDLL(None).syscall({_PIDFD_GETFD}, pidfd, {fd}, 0)\n"
+              f"assert fd > 0\n{code}")
+    return subprocess.run(["/usr/bin/python3", "-c", script], capture_output=True, text=True,
+                          check=False)
+
+
+def switches(frame: Frame) -> float:
+    assert frame.sched.switches_per_s is not None
+    return frame.sched.switches_per_s
+
+
+def after(collector: Collector, seconds: float = 0.3) -> Frame:
+    time.sleep(seconds)
+    return collector.tick()
+
+
+def test_detached_by_another_root_is_attached_again_and_said(collector: Collector) -> None:
+    """As a debugger does it: the descriptor of the link is replaced under the collector's feet."""
+    assert quiet(collector).health.banner is None
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, probe_fds(collector, "sched_switch")[1])
+    os.close(null)
+    said = after(collector)
+    assert "sched_switch" in (said.health.banner or "")
+    assert "attached again" in (said.health.banner or "")
+    assert next(p for p in said.health.probes if p.name == "sched_switch").status == "live"
+    with child(spin):
+        assert switches(after(collector)) > 0  # it counts again
+    collector._health._tick += 10
+    assert after(collector).health.banner is None
+
+
+def test_a_closed_link_is_noticed_before_it_is_read(collector: Collector) -> None:
+    quiet(collector)
+    os.close(probe_fds(collector, "tasks")[1])
+    frame = after(collector)
+    assert "tasks" in (frame.health.banner or "")
+    assert any(p.pid == os.getpid() for p in frame.processes.rows)
+
+
+def test_a_sampling_clock_disabled_by_another_root(collector: Collector) -> None:
+    quiet(collector)
+    clock = probe_fds(collector, "runqlen")[1]
+    done = another_root(os.getpid(), clock, f"fcntl.ioctl(fd, {_DISABLE}, 0)")
+    if done.returncode:
+        pytest.skip(f"this kernel does not lend descriptors: {done.stderr.splitlines()[-1]}")
+    said = after(collector)  # disabled somewhere in between: the time it counts may have moved
+    said = said if said.health.banner else after(collector)
+    assert "runqlen" in (said.health.banner or "")
+    ticks = collector.tick().cpus
+    assert after(collector).cpus[0].runq_samples, ticks
+
+
+def test_links_that_the_kernel_guards_cannot_be_detached_from_outside(collector: Collector) -> None:
+    """`bpftool link detach`: refused for what we use; if a kernel allows it, it is noticed."""
+    quiet(collector)
+    for name in ("sched_switch", "tasks"):
+        link = probe_fds(collector, name)[1]
+        try:
+            syscall.bpf(_LINK_DETACH, struct.pack("@I", link))
+        except OSError:
+            continue
+        assert name in (after(collector).health.banner or "")
+    assert after(collector).sched.switches_per_s
+
+
+def test_nothing_is_taken_for_detached_on_a_quiet_or_a_busy_host(collector: Collector) -> None:
+    quiet(collector)
+    for wait in (0.0, 0.0, 0.3, 0.0):
+        assert after(collector, wait).health.banner is None
+    with child(spin), child(spin):
+        for _ in range(5):
+            assert after(collector, 0.05).health.banner is None
+
+
+def test_tracefs_gone_is_said_and_back_is_used(collector: Collector) -> None:
+    """An on-demand probe finds no tracefs: absent with its reason, live when it is there again."""
+    quiet(collector)
+    assert collector._late is not None
+    engine = next(e for e in collector._late.engines if "exec_failed" in e.loaded.probes)
+    collector.watch([])
+    from ktop.bpf import attach as where
+
+    real, where.TRACEFS = where.TRACEFS, "/nowhere"
+    try:
+        collector.watch(["processes"])
+        frame = after(collector)
+    finally:
+        where.TRACEFS = real
+    probe = next(p for p in frame.health.probes if p.name == "exec_failed")
+    assert probe.status != "live" and "No such file" in (probe.reason or "")
+    assert "exec_failed" in (frame.health.banner or "")
+    collector.watch([])
+    collector.watch(["processes"])
+    frame = after(collector)
+    assert engine.live("exec_failed") and frame.health.banner is None
