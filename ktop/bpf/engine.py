@@ -7,6 +7,8 @@ however it ends, the kernel detaches and frees it all.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -21,6 +23,7 @@ from typing import Any
 from ktop.bpf import syscall
 from ktop.bpf.attach import attach
 from ktop.bpf.layers import GROUPS, probes_of
+from ktop.bpf.probes import PERF_KINDS, Probe
 from ktop.bpf.table import Table
 from ktop.text import clean
 
@@ -76,6 +79,7 @@ class Engine:
         self._sock: socket.socket | None = None
         self._tree = ""  # the child's include tree; whoever of the two is left removes it
         self.loaded = Loaded()
+        self._seen: dict[str, tuple[int, ...]] = {}  # by probe: its link's program, or time enabled
 
     def start(self) -> None:
         """Start the child; `wait` collects. Never raises: what fails is in `loaded.fatal`."""
@@ -188,12 +192,53 @@ class Engine:
             if p.name in names and len(fds) == 1:
                 try:
                     fds += attach(p, fds[0], typed)
+                    self.loaded.reasons.pop(p.name, None)  # of an attempt before
                 except OSError as err:
                     self.loaded.reasons[p.name] = f"{p.attach_point}: {err.strerror}"
             elif p.name not in names:
                 for fd in fds[1:]:
                     os.close(fd)
                 del fds[1:]
+                self._seen.pop(p.name, None)
+
+    def tend(self) -> dict[str, str]:
+        """Attach again what somebody else has detached: why that failed, by probe; empty: it did
+        not. Another root can close, disable or replace what we hold.
+        """
+        found = {}
+        typed = "KTOP_TYPED" in self.loaded.facts.get("flavour", ())
+        for p in self.table:
+            fds = self.loaded.probes.get(p.name, [])
+            if len(fds) < 2 or self._attached(p, fds):
+                continue
+            if p.kind in PERF_KINDS:  # a link that is gone has left a number, maybe another's
+                for fd in fds[1:]:
+                    with contextlib.suppress(OSError):
+                        os.close(fd)
+            self._seen.pop(p.name, None)
+            del fds[1:]
+            try:
+                fds += attach(p, fds[0], typed)
+                found[p.name] = ""
+            except OSError as err:
+                found[p.name] = err.strerror or str(err)
+                self.loaded.reasons[p.name] = f"detached by somebody else, then: {found[p.name]}"
+        return found
+
+    def _attached(self, p: Probe, fds: list[int]) -> bool:
+        """Whether it still is. A link that does not say what it holds (before 5.8): unless closed.
+        """
+        before = self._seen.get(p.name)
+        try:
+            if p.kind not in PERF_KINDS:
+                self._seen[p.name] = (syscall.link_program(fds[1]),)
+                return before is None or before == self._seen[p.name]
+            now = tuple(syscall.perf_enabled_ns(fd) for fd in fds[1:])
+        except OSError as err:
+            return before is None and err.errno != errno.EBADF
+        self._seen[p.name] = now
+        return before is None or len(before) != len(now) or all(
+            new > old for new, old in zip(now, before, strict=True))
 
     def read_iter(self, probe: str) -> bytes:
         """One run of an iterator program: all that it wrote."""

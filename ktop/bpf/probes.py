@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 RUNQLEN_HZ = 99
 TRACEFS = "/sys/kernel/tracing"  # Documentation/trace/ftrace.rst
+PERF_KINDS = ("tracepoint", "clock")  # held attached by perf events, all others by a link
 
 
 @dataclass(frozen=True)

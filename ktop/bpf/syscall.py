@@ -26,6 +26,7 @@ PROG_TRACEPOINT, PROG_PERF_EVENT, PROG_RAW_TRACEPOINT, PROG_TRACING = 5, 7, 17, 
 ATTACH_TRACE_RAW_TP, ATTACH_TRACE_ITER = 23, 28
 
 _IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408
+_TIME_ENABLED = 1  # PERF_FORMAT_TOTAL_TIME_ENABLED
 
 
 def _syscall(which: int, *args: object) -> int:
@@ -108,6 +109,18 @@ def prog_info(prog_fd: int) -> dict[str, int]:
     run_time, run_count, recursion = struct.unpack_from("@QQQ", info, 192)
     return {"id": struct.unpack_from("@I", info, 4)[0], "run_time_ns": run_time,
             "run_cnt": run_count, "recursion_misses": recursion}
+
+
+def link_program(link_fd: int) -> int:
+    """Id of the program that a link holds attached (struct bpf_link_info; 5.8, f2e10bff16a0)."""
+    info = ct.create_string_buffer(64)
+    bpf(OBJ_GET_INFO_BY_FD, struct.pack("@IIQ", link_fd, len(info), ct.addressof(info)))
+    return int(struct.unpack_from("@I", info, 8)[0])
+
+
+def perf_enabled_ns(event_fd: int) -> int:
+    """For how long a perf event was enabled: stands still while somebody has disabled it."""
+    return int(struct.unpack("@QQ", os.read(event_fd, 16))[1])
 
 
 def program_ids() -> list[int]:
@@ -195,7 +208,7 @@ def online_cpus() -> list[int]:
 def _perf_event_open(perf_type: int, config: int, cpu: int, freq: int) -> int:
     # size 112 (PERF_ATTR_SIZE_VER5); bit 10 of the flags is `freq`; wake up never.
     flags = (1 << 10) if freq else 0
-    attr = struct.pack("@IIQQQQQ", perf_type, 112, config, freq or 1, 0, 0, flags)
+    attr = struct.pack("@IIQQQQQ", perf_type, 112, config, freq or 1, 0, _TIME_ENABLED, flags)
     buffer = ct.create_string_buffer(attr, 112)
     return _syscall(1, buffer, ct.c_int(-1), ct.c_int(cpu), ct.c_int(-1), ct.c_ulong(8))
 

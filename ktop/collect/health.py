@@ -16,6 +16,8 @@ from ktop.model import Health, Probe
 
 # The kernel's run-time statistics cost two clock reads per program run: on one tick in ten.
 _STATS_EVERY = 10
+# For so many ticks it is said that probes were detached.
+_NEWS_TICKS = 10
 
 
 def _absent(reason: str) -> list[Probe]:
@@ -49,6 +51,14 @@ class HealthLayer:
         self._probes_pct: float | None = None
         self._map_bytes: int | None = None
         self._sampled: dict[str, tuple[int, int]] = {}
+        self._detached: dict[str, int] = {}  # by somebody else, and attached again: at which tick
+
+    def tend(self) -> None:
+        """Before a tick reads: what somebody else has detached is attached again, and said."""
+        for engine in self._engines:
+            for name, why in engine.tend().items():
+                if not why:  # else it is among those that are missing
+                    self._detached[name] = self._tick
 
     def update(self, tick_ns: int | None) -> Health:
         """The account of the interval; tick_ns is the CPU time of the tick before."""
@@ -72,6 +82,10 @@ class HealthLayer:
         """One line when something is missing."""
         if self._fallback is not None:
             return self._fallback
+        news = sorted(name for name, tick in self._detached.items()
+                      if self._tick - tick < _NEWS_TICKS)
+        if news:
+            return f"detached by somebody else, and attached again: {', '.join(news)}"
         missing = [name for e in self._engines for name, why in e.loaded.reasons.items() if why]
         broken = [e.loaded.fatal for e in self._engines if e.loaded.fatal]
         if broken:
