@@ -154,6 +154,7 @@ class Collector:
     def tick(self) -> Frame:
         """One frame. The first has no rates."""
         began = time.process_time_ns()
+        self._health.tend()
         clock = self._clocks.tick()
         now, interval = clock.monotonic_ns, clock.interval_ns if self._seq else None
         clock.interval_ns = interval
