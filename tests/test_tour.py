@@ -102,7 +102,8 @@ async def test_what_stands_in_for_a_tool_is_where_the_readme_says() -> None:
 def commands() -> list[str]:
     """Every line of an sh block, and every `ktop ...` in the text."""
     blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()
+             if line.strip()]
     return lines + re.findall(r"`((?:sudo )?(?:ktop|make) [^`]*)`", README)
 
 
