@@ -17,11 +17,16 @@ BENCH_PACKAGES := htop btop libbpf-tools
 # From SVG to PNG.
 SHOT_PACKAGES := librsvg2-bin fonts-dejavu-core
 
+# What boots other kernels: an emulator, and what its first process is made of.
+KERNEL_PACKAGES := qemu-system-x86 qemu-system-common kmod busybox-static xz-utils zstd lz4
+# What makes trouble there.
+KERNEL_PACKAGES += dmsetup e2fsprogs iproute2 iptables
+
 ARGS ?=
 NOW = $$(cat pyproject.toml Makefile | cksum; pwd)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bench run test check faults bench screenshots man dist clean
+.PHONY: help setup setup-dev setup-bench run test check faults kernels bench screenshots man dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile \
@@ -62,6 +67,10 @@ man: setup-dev  ## ktop.1 and completions of bash, zsh and fish, from parser and
 
 dist: setup-dev  ## sdist and wheel into dist/, installed and tried in an empty place
 	@$(BIN)/python -m tests.dist
+
+kernels: setup-dev  ## boot 5.10, 6.1, 6.12 and the newest kernel, check every probe; ARGS="6.1"
+	@$(call packages,$(KERNEL_PACKAGES),no other kernel can be booted)
+	@$(BIN)/python -m tests.kernels $(or $(ARGS),--write)
 
 screenshots: setup-dev  ## pictures of each pane from the recorded session
 	@$(call packages,$(SHOT_PACKAGES),there are SVGs only)

@@ -12,15 +12,12 @@ from livekit import child, spin
 
 from ktop import hist
 from ktop.collect.main import Collector
-from ktop.model import Stacks
 from ktop.wire import Profile
 
-from .conftest import Proved, count
+from .conftest import Proved, count, seen
 from .test_probes import runs, started, statistics
 
 pytestmark = pytest.mark.kernels
-
-Rows = dict[str, dict[str, str]]
 
 
 def test_operations_on_a_file(collector: Collector, proved: Proved, tmp_path: Path) -> None:
@@ -113,52 +110,40 @@ def test_writers_that_are_held_back(collector: Collector, proved: Proved, disk: 
 
 # -- stacks ----------------------------------------------------------------------------------------
 
-
-def taken(collector: Collector, **wish: object) -> Stacks:
-    collector.profile(Profile(**wish))  # type: ignore[arg-type]
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        time.sleep(0.3)
-        collector.drain()
-        frame = collector.tick()
-        if frame.stacks is not None and frame.stacks.state in ("ended", "failed"):
-            assert frame.stacks.state == "ended", frame.stacks.reason
-            return frame.stacks
-    raise AssertionError(f"stacks: {frame.stacks and (frame.stacks.state, frame.stacks.notes)}")
-
-
-def test_what_is_on_the_cpu(collector: Collector, proved: Proved, stacks_probes: Rows) -> None:
-    def used(pid: int) -> int:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
-
-    assert stacks_probes
-    with child(spin) as pid:
-        before = used(pid)
-        stacks = taken(collector, pids=[pid], kinds=["cpu"], seconds=4)
-        samples = sum(s.samples for s in stacks.stacks)
-        assert {s.pid for s in stacks.stacks} == {pid}
-        assert 10 < samples <= 49 * (used(pid) - before) / 1e9 + 2
-        proved("stacks_profile", {s.kind for s in stacks.stacks}, {"cpu"})
-
-
-def test_what_blocks(collector: Collector, proved: Proved, stacks_probes: Rows) -> None:
-    """One that was asleep before, one that sleeps again and again, and its children."""
-    assert stacks_probes
-    asleep = "import os; print(flush=True); r, w = os.pipe(); os.read(r, 1)"
-    with started(asleep) as p:
-        time.sleep(0.3)
-        stacks = taken(collector, pids=[p.pid], kinds=["off"], seconds=2)
-        blocked = sum(s.ns for s in stacks.stacks if s.kind == "off")
-        assert blocked == pytest.approx(stacks.elapsed_ns, rel=0.1)
-        assert any("pipe_read" in name for name in stacks.names)
-        proved("stacks_blocked", {s.pid for s in stacks.stacks}, {p.pid})
-    sleeps = """import os, time
+ASLEEP = "import os; print(flush=True); r, w = os.pipe(); os.read(r, 1)"
+PARENT = """import os, time
 print(flush=True)
 while True:
     if os.fork() == 0: time.sleep(0.05); os._exit(0)
     os.wait()"""
-    with started(sleeps) as p:
-        stacks = taken(collector, pids=[p.pid], children=True, kinds=["off"], seconds=3)
-        mine = {s.pid for s in stacks.stacks}
-        proved("stacks_switch", p.pid in mine, True)
-        proved("stacks_fork", len(mine) > 2, True)
+
+
+def test_stacks(collector: Collector, proved: Proved) -> None:
+    """One that burns, one that was asleep before, one that waits for its children, and these."""
+    with child(spin) as hot, started(ASLEEP) as asleep, started(PARENT) as parent:
+        time.sleep(0.3)
+        pids = [hot, asleep.pid, parent.pid]
+        collector.profile(Profile(pids=pids, children=True, kinds=["cpu", "off"], seconds=6))
+        stacks = None
+        end = time.monotonic() + 900
+        while time.monotonic() < end:
+            time.sleep(0.5)
+            collector.drain()
+            frame = collector.tick()
+            stacks = frame.stacks
+            if stacks is not None and stacks.state == "running":
+                seen(frame)
+            if stacks is not None and stacks.state in ("ended", "failed"):
+                break
+    assert stacks is not None and stacks.state == "ended", stacks and stacks.reason
+    assert {s.pid for s in stacks.stacks if s.kind == "cpu"} >= {hot}
+    blocked = [s for s in stacks.stacks if s.kind == "off" and s.pid == asleep.pid]
+    assert sum(s.ns for s in blocked) == pytest.approx(stacks.elapsed_ns, rel=0.1)
+    assert any("pipe_read" in name for name in stacks.names)
+    others = {s.pid for s in stacks.stacks} - set(pids)
+    proved("stacks_profile", sum(s.samples for s in stacks.stacks if s.kind == "cpu"
+                                 and s.pid == hot) > 10, True)
+    proved("stacks_blocked", {s.pid for s in blocked}, {asleep.pid})
+    proved("stacks_switch", any(s.kind == "off" and s.pid == parent.pid
+                                for s in stacks.stacks), True)
+    proved("stacks_fork", len(others) > 2, True)

@@ -1,8 +1,8 @@
 """One boot: QEMU by software emulation, this machine's files under an overlay that is thrown away.
 
-The guest may write anywhere and all of it is lost, except in `share` (/run/share there). Its command
-runs as root in the caller's directory; cgroup v2, tracefs, debugfs and bpffs are mounted; there is
-no network card, no terminal, no udev.
+The guest may write anywhere and all of it is lost, except in `share` (/run/share there). Its
+command runs as root in the caller's directory; cgroup v2, tracefs, debugfs and bpffs are mounted;
+there is no network card, no terminal, no udev.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 
 from tests.kernels import archive
 
-CMDLINE = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check nowatchdog"
+CMDLINE = ("console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check nowatchdog "
+           "psi=1")
 NO_RESULT, TIMED_OUT = 125, 124
 # What of this process's environment the guest's command has, besides what it is given.
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "COLUMNS")

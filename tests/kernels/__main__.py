@@ -1,0 +1,116 @@
+"""`make kernels`: boot each kernel, run the checks in it, say per probe how it fares.
+
+    python -m tests.kernels [KERNEL...] [--checks probes,commands,faults] [--write]
+
+KERNEL: 5.10, 6.1, 6.12, newest (the default: all four), or a release of the archive. Exit status:
+0 all passed, 1 something failed, 3 nothing could be fetched or booted here (one line says why;
+with --if-possible that is 0, unless KTOP_REQUIRE_KERNELS=1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import json
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.kernels import archive, table, vm
+
+KERNELS = ("5.10", "6.1", "6.12", archive.NEWEST)
+HERE = Path(__file__).parent.relative_to(Path.cwd())
+CHECKS = {
+    "probes": ("test_probes.py", "test_probes_files.py", "test_probes_net.py"),
+    "commands": ("test_commands.py",),
+    "faults": ("test_faults.py",),
+}
+ATTEMPTS = 3  # software emulation crashes a guest now and then where a kernel patches itself
+CANNOT = 3
+
+
+def say(text: str) -> None:
+    """Progress."""
+    print(f"kernels: {text}", flush=True)
+
+
+def command(checks: list[str]) -> str:
+    """What the guest runs."""
+    files = [str(HERE / name) for check in checks for name in CHECKS[check]]
+    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "-v",
+             "--durations=5", *files]
+    # its plugins' imports alone take half a minute there
+    return ("PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE=1 "
+            f"KTOP_KERNELS=/run/share/result.json exec {shlex.join(words)}")
+
+
+def one(spec: str, release: str, checks: list[str], timeout_s: float) -> dict[str, Any]:
+    """One kernel's result; a guest that crashed is booted again."""
+    for attempt in range(1, ATTEMPTS + 1):
+        begun = time.monotonic()
+        say(f"{release}: booting, {', '.join(checks)}")
+        with tempfile.TemporaryDirectory(prefix="ktop-kernels-") as folder:
+            share = Path(folder)
+            status = vm.boot(release, command(checks), share, timeout_s=timeout_s,
+                             prefix=f"{spec}: ")
+            found = share / "result.json"
+            result: dict[str, Any] = json.loads(found.read_text()) if found.exists() else {}
+        say(f"{release}: exit status {status} after {time.monotonic() - begun:.0f} s")
+        if status != vm.NO_RESULT:
+            break
+        if attempt < ATTEMPTS:
+            say(f"{release}: the guest crashed, again ({attempt} of {ATTEMPTS})")
+    return {"kernel": release, "probes": {}, "proved": {}, **result, "spec": spec, "exit": status}
+
+
+def main() -> int:
+    """All kernels, or those named."""
+    parser = argparse.ArgumentParser(prog="python -m tests.kernels", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kernels", nargs="*", metavar="KERNEL")
+    parser.add_argument("--checks", default=",".join(CHECKS))
+    parser.add_argument("--timeout", type=float, default=1500.0, help="seconds a kernel may take")
+    parser.add_argument("--if-possible", action="store_true",
+                        help="where no kernel can be fetched, say so and be content")
+    parser.add_argument("--write", action="store_true", help="the table into README.md")
+    parser.add_argument("--results", type=Path, metavar="DIR",
+                        help="keep what was found there")
+    args = parser.parse_args()
+    checks = [c for c in args.checks.split(",") if c]
+    if unknown := set(checks) - set(CHECKS):
+        parser.error(f"no such checks: {', '.join(sorted(unknown))}")
+    results = []
+    for number in (signal.SIGTERM, signal.SIGINT):  # so that the machine ends with us
+        signal.signal(number, lambda n, _: sys.exit(128 + n))
+    for folder in ("ktop", HERE):
+        compileall.compile_dir(folder, quiet=2)  # here it takes a second, there half a minute
+    try:
+        archive.check_tools()
+        say("reading the archive's lists")
+        archive.update()
+        for spec in args.kernels or KERNELS:
+            release = archive.resolve(spec)
+            archive.kernel(release)
+            results.append(one(spec, release, checks, args.timeout))
+            if args.results:
+                args.results.mkdir(parents=True, exist_ok=True)
+                (args.results / f"{spec}.json").write_text(json.dumps(results[-1], indent=1))
+    except archive.Unavailable as err:
+        print(f"kernels: cannot boot other kernels here: {err}", file=sys.stderr)
+        required = os.environ.get("KTOP_REQUIRE_KERNELS") == "1"
+        return CANNOT if required or not args.if_possible else 0
+    print(table.text(results))
+    if args.write:
+        table.write(Path("README.md"), results)
+    bad = [r["kernel"] for r in results if r["exit"]]
+    say(f"failed on {', '.join(bad)}" if bad else f"all passed on {len(results)} kernels")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
