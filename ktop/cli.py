@@ -19,7 +19,7 @@ INTERVAL = float("1")  # this very object: nobody asked for another
 USAGE_ERROR = 2
 # Modules of ktop.commands, in the order of the help.
 COMMANDS_APART: tuple[str, ...] = (
-    "record", "replay", "diff", "export", "diagnose", "collect", "config", "completions")
+    "record", "replay", "diff", "export", "diagnose", "collect", "config", "completions", "manual")
 TIMES = ("--span", "--at")  # options whose value may be an offset
 COLLECTING = ("snapshot", "doctor", "diagnose", "collect")  # without a process tree
 ELSEWHERE = (None, "record")  # commands that can be about another host

@@ -17,9 +17,9 @@ from textual.binding import Binding
 
 from ktop import __version__, actions, cli
 from ktop.commands.completions import SCRIPTS
+from ktop.commands.manual import PAGE
 
 SHARE = Path(__file__).parent / "share"
-PAGE = "ktop.1"
 LINE = 60  # of the page's source: escapes make some longer
 RELEASED = "2026-11-23"  # of this version; the page is the same on every machine
 FILES = ("FILE", "OUT", "A", "B")  # metavars whose values are files

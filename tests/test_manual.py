@@ -70,6 +70,11 @@ def test_every_command_says_in_one_line_what_it_does() -> None:
         assert not [a for a in made._actions if not a.help and a.help is not argparse.SUPPRESS]
 
 
+def test_the_command_prints_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["manual"]) == 0
+    assert capsys.readouterr().out == (SHARE / manual.PAGE).read_text(encoding="utf-8")
+
+
 # -- completions -----------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/ktop
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_ktop_subparsers=(snapshot record replay diff export diagnose collect config completions doctor)
+_shtab_ktop_subparsers=(snapshot record replay diff export diagnose collect config completions manual doctor)
 
 _shtab_ktop_snapshot_option_strings=(-h --help --json --interval --no-bpf)
 _shtab_ktop_record_option_strings=(-h --help -o --output --duration --max-size --keep --layers --redact --interval --no-bpf --pid --cgroup --comm --host --remote-command)
@@ -16,6 +16,7 @@ _shtab_ktop_diagnose_option_strings=(-h --help --duration --json --exit-code --i
 _shtab_ktop_collect_option_strings=(-h --help --watch --packed --interval --no-bpf)
 _shtab_ktop_config_option_strings=(-h --help --path)
 _shtab_ktop_completions_option_strings=(-h --help)
+_shtab_ktop_manual_option_strings=(-h --help)
 _shtab_ktop_doctor_option_strings=(-h --help --json)
 _shtab_ktop_option_strings=(-h --help --version --interval --no-bpf --ascii --mouse --no-mouse --limit --pid --cgroup --comm --host --remote-command)
 
@@ -30,7 +31,7 @@ _shtab_ktop_export___output_COMPGEN=_shtab_compgen_files
 
 _shtab_ktop_export___format_choices=(jsonl csv parquet)
 _shtab_ktop_completions_pos_0_choices=(bash zsh fish)
-_shtab_ktop_pos_0_choices=(snapshot record replay diff export diagnose collect config completions doctor)
+_shtab_ktop_pos_0_choices=(snapshot record replay diff export diagnose collect config completions manual doctor)
 
 _shtab_ktop_snapshot__h_nargs=0
 _shtab_ktop_snapshot___help_nargs=0
@@ -68,6 +69,8 @@ _shtab_ktop_config___help_nargs=0
 _shtab_ktop_config___path_nargs=0
 _shtab_ktop_completions__h_nargs=0
 _shtab_ktop_completions___help_nargs=0
+_shtab_ktop_manual__h_nargs=0
+_shtab_ktop_manual___help_nargs=0
 _shtab_ktop_doctor__h_nargs=0
 _shtab_ktop_doctor___help_nargs=0
 _shtab_ktop_doctor___json_nargs=0

@@ -50,7 +50,7 @@ function _shtab_ktop_using
   test "$_shtab_ktop_cmdpath" = "$argv"
 end
 
-set -g _shtab_ktop_commands snapshot record replay diff export diagnose collect config completions doctor
+set -g _shtab_ktop_commands snapshot record replay diff export diagnose collect config completions manual doctor
 set -g _shtab_ktop_opts_with_value --at --cgroup --comm --duration --format --host --interval --keep --layers --limit --max-size --output --pid --remote-command --span --speed --table --watch -o
 
 complete -c ktop -e
@@ -144,6 +144,8 @@ complete -c ktop -n '_shtab_ktop_using config' -l path -d 'print the file'"'"'s 
 complete -c ktop -n '_shtab_ktop_using; and test $_shtab_ktop_npos -eq 0' -a completions -d 'what completes commands and options in bash, zsh or fish'
 complete -c ktop -n '_shtab_ktop_using completions' -s h -l help -d 'show this help message and exit'
 complete -c ktop -n '_shtab_ktop_using completions; and test $_shtab_ktop_npos -eq 0' -ka "bash zsh fish" -d 'bash, zsh, fish'
+complete -c ktop -n '_shtab_ktop_using; and test $_shtab_ktop_npos -eq 0' -a manual -d 'the manual page, for: ktop manual | man -l -'
+complete -c ktop -n '_shtab_ktop_using manual' -s h -l help -d 'show this help message and exit'
 complete -c ktop -n '_shtab_ktop_using; and test $_shtab_ktop_npos -eq 0' -a doctor -d 'what works here, what does not, and why'
 complete -c ktop -n '_shtab_ktop_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c ktop -n '_shtab_ktop_using doctor' -l json -d 'as JSON'
