@@ -126,6 +126,11 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if value < 99.95 else _scaled(value, 1000.0, "kMGT")
 
 
+def figure(value: float) -> str:
+    """A figure of any unit, three digits that count: 0.42, 12.3, 12,358."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def clock_time(wall_ns: int | None, utc: bool = False) -> str:
     """Time of day of a CLOCK_REALTIME instant in ns: 23:47:05, local unless `utc`."""
     if wall_ns is None:

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from ktop import format as fmt
 from ktop.diagnosis.engine import Diagnosis
@@ -80,14 +79,6 @@ def worst(episodes: list[Episode]) -> Episode | None:
         e.worst.verdict.stalled * (e.end_ns - e.begin_ns), -e.begin_ns))
 
 
-def as_json(episodes: list[Episode]) -> list[dict[str, Any]]:
-    """Each with its span (seconds since the epoch) and the verdict at its worst."""
-    from ktop.snapshot import as_json as plain
-
-    return [{"from": e.begin_ns / 1e9, "to": e.end_ns / 1e9, "verdict": plain(e.worst.verdict)}
-            for e in episodes]
-
-
 def as_text(episodes: list[Episode]) -> list[str]:
     """For a person: one paragraph each, the costliest marked."""
     from ktop.commands.diagnose import actors
@@ -141,11 +132,11 @@ def main(args: argparse.Namespace) -> int:
         print("ktop replay: no samples in that span", file=sys.stderr)
         return USAGE_ERROR
     if args.json:
-        from ktop.commands.diagnose import as_json as whole_report
+        from ktop.answer import episodes_of, report_of
 
         most = worst(episodes)
-        shown = whole_report(most.worst if most is not None else report, last.health)
-        json.dump({**shown, "episodes": as_json(episodes)}, sys.stdout, ensure_ascii=False,
+        shown = report_of(most.worst if most is not None else report, last.health)
+        json.dump({**shown, "episodes": episodes_of(episodes)}, sys.stdout, ensure_ascii=False,
                   indent=1)
         sys.stdout.write("\n")
     else:

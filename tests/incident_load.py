@@ -24,7 +24,7 @@ ORDERS, LEDGER, RATES, PAGES, PRICES = 5432, 7100, 7200, 8000, 7300
 PORTS = frozenset((ORDERS, LEDGER, RATES, PAGES, PRICES))
 SLOW_S = 0.2       # an answer of `prices` while it is slow
 RENDER_S = 0.003   # of CPU for a page
-WORKERS = 4
+WORKERS = 5
 
 
 def orders() -> None:
@@ -93,7 +93,7 @@ def pages() -> None:
 def visitors() -> None:
     """Three connections to each of the workers."""
     for number in range(WORKERS):
-        asking(3, ("127.0.0.1", PAGES + number), 200, 16_000, 0.12)
+        asking(2, ("127.0.0.1", PAGES + number), 200, 16_000, 0.25)
 
 
 def prices() -> None:

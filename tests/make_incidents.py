@@ -1,6 +1,7 @@
 """Record tests/data/*.ktop: as root, by hand, on a quiet machine:
-`.venv/bin/python -m tests.make_incidents [NAME ...]`; without names all of them. `--judge` writes
-those that are there anew with the verdicts of the diagnosis as it is now, and records nothing.
+`.venv/bin/python -m tests.make_incidents [NAME ...]`; without names all of them. What another load
+of the machine has disturbed is not written. `--judge` writes those that are there anew with the
+verdicts of the diagnosis as it is now, and records nothing.
 
 Each is a healthy time, an incident, and the quiet after it, at a frame a second, filtered to our
 own workload (tests/session_filter.py).
@@ -42,23 +43,28 @@ WHERE = Path(__file__).parent / "data"
 MARK = "it begins"
 LOSSY = f"--dport {incident_load.LEDGER}"
 QUOTA = 0.06  # CPUs
+LATE, LATE_NS = 2, 1_300_000_000  # samples, and what makes them so
+NAMED_S = 6        # until a verdict must name it
+DISTURBED = 0.3    # part of the time in which other loads may have the word
 
 
 @dataclass(frozen=True)
 class Incident:
-    """What is played. groups: roles by control group. inside: namespaces of roles. later: roles
-    that are not there from the beginning. begin, end: second of the fault; of `seconds` in all.
+    """What is played, and the pipe that must be named. groups: roles by control group. inside:
+    namespaces of roles. later: roles that are not there from the beginning. begin, end: second of
+    the fault; of `seconds` in all.
     look: process that is looked at, and whose stacks are taken in the middle; none for short ones.
     """
 
+    pipe: str
     groups: dict[str, tuple[str, ...]]
     begins: Callable[[Stage], None]
     ends: Callable[[Stage], None]
     inside: dict[str, str]
     later: tuple[str, ...] = ()
-    seconds: int = 70
+    seconds: int = 62
     begin: int = 20
-    end: int = 55
+    end: int = 48
     look: str = ""
 
 
@@ -72,18 +78,19 @@ def _lose(change: str) -> Callable[[Stage], None]:
 
 INCIDENTS = {
     "disk": Incident(
-        {"db": ("orders",), "web": ("checkout",), "backup": ("dump",)},
+        "block", {"db": ("orders",), "web": ("checkout",), "backup": ("dump",)},
         lambda stage: stage.start("dump"), lambda stage: stage.stop("dump"), {}, ("dump",),
         170, 50, 120, "orders"),
     "network": Incident(
-        {"edge": ("gateway",), "books": ("ledger", "rates")}, _lose("-A"), _lose("-D"),
+        "tcp", {"edge": ("gateway",), "books": ("ledger", "rates")}, _lose("-A"), _lose("-D"),
         {"gateway": HERE, "ledger": THERE, "rates": THERE}, (), 170, 50, 120, "gateway"),
     "quota": Incident(
-        {"site": ("pages",), "public": ("visitors",)}, _quota(QUOTA), _quota(None), {}),
+        "quota", {"site": ("pages",), "public": ("visitors",)}, _quota(QUOTA), _quota(None), {}),
     "upstream": Incident(
-        {"edge": ("basket",), "books": ("prices",)},
+        "upstream", {"edge": ("basket",), "books": ("prices",)},
         lambda stage: stage.tell("prices", signal.SIGUSR1),
-        lambda stage: stage.tell("prices", signal.SIGUSR2), {"basket": HERE, "prices": THERE})}
+        lambda stage: stage.tell("prices", signal.SIGUSR2), {"basket": HERE, "prices": THERE},
+        (), 70, 20, 55)}
 
 
 def play(incident: Incident) -> list[Frame]:
@@ -114,6 +121,27 @@ def _look(collector: Collector, passed: int, pid: int) -> None:
         collector.look_at(pid if passed == 10 else 0)
     if passed == 25:
         collector.profile(Profile(pids=[pid], seconds=15.0))
+
+
+def named(kept: list[Frame]) -> list[str]:
+    """Of each frame the pipe of its verdict."""
+    diagnosis = Diagnosis()
+    return [diagnosis.update(frame).verdict.pipe for frame in kept]
+
+
+def disturbed(kept: list[Frame], incident: Incident) -> str:
+    """Why a recording is not what it should be; nothing when it is."""
+    late = sum((frame.clock.interval_ns or 0) > LATE_NS for frame in kept)
+    if late > LATE:
+        return f"{late} samples came late"
+    said = named(kept)
+    before = sum(pipe != "none" for pipe in said[:incident.begin])
+    during = said[incident.begin + NAMED_S:incident.end]
+    if before > incident.begin * DISTURBED:
+        return f"something was tight for {before} s before it began"
+    if during.count(incident.pipe) < len(during) * (1 - DISTURBED):
+        return f"{incident.pipe} was named for {during.count(incident.pipe)} of {len(during)} s"
+    return ""
 
 
 def write(file: Path, kept: list[Frame], begin_ns: int) -> None:
@@ -155,6 +183,9 @@ def main() -> int:
             continue
         kept = play(INCIDENTS[name])
         if not harmless(kept):
+            return 1
+        if problem := disturbed(kept, INCIDENTS[name]):
+            print(f"{name}: not written: {problem}", file=sys.stderr)
             return 1
         write(file, kept, kept[INCIDENTS[name].begin].clock.wall_ns)
     return 0

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import gzip
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -77,9 +79,21 @@ def play(ascii_only: bool = False) -> SessionApp:
     return SessionApp(Played, ascii_only=ascii_only)
 
 
+@functools.cache
+def _copies() -> tempfile.TemporaryDirectory[str]:
+    """Where they are, until the process ends."""
+    return tempfile.TemporaryDirectory(prefix="ktop-test-")
+
+
+def recorded(name: str) -> Recording:
+    """A recorded incident (tests/make_incidents.py): a copy, for keys write marks into it."""
+    place = tempfile.mkdtemp(dir=_copies().name)
+    return Recording(shutil.copy(FILE.parent / f"{name}.ktop", place))
+
+
 def incident(name: str, second: int) -> SessionApp:
-    """An app that shows a recorded incident (tests/make_incidents.py) at that second of it."""
-    recording = Recording(FILE.parent / f"{name}.ktop")
+    """An app that shows it at that second."""
+    recording = recorded(name)
     start_ns = recording.moment(recording.first + second).wall_ns
     return SessionApp(lambda: ReplaySource(recording, start_ns))
 

@@ -22,6 +22,7 @@ LAYERS = ("processes", "sched", "files", "tcp", "block")
 HERE, THERE = "shop", "depot"  # network namespaces
 CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
 PARENT = "shop"
+SHARES = "262144"  # of the CPU: what else the machine does leaves them in peace
 DRAINS = 4  # times that events are taken in a frame
 LOSS = "INPUT -p tcp {} -m statistic --mode random --probability {} -j DROP"
 
@@ -83,6 +84,7 @@ def cgroups(groups: dict[str, tuple[str, ...]]) -> Iterator[dict[str, Path]]:
     try:
         for place in places:
             place.mkdir()
+        (parent / "cpu.shares").write_text(SHARES)
         yield {role: parent / name for name, roles in groups.items() for role in roles}
     finally:
         for place in reversed(places):

@@ -11,7 +11,7 @@ from ktop import theme
 from ktop.diagnosis.model import PIPES, Actor, Evidence, Finding, Pipe, Report, Verdict
 from ktop.history import History
 from ktop.panes.diagnosis import ActorRow, DiagnosisPane, FindingRow
-from ktop.panes.pipes import ORDER, headline, named, sections
+from ktop.panes.pipes import ORDER, about, headline, in_words, named, sections, squeeze, sure
 from ktop.panes.subject import subject_of
 from ktop.widgets.pipes import PipePicture, Section, level_glyph, shares, spark, walls
 from ktop.widgets.table import VirtualTable
@@ -57,7 +57,8 @@ async def test_the_narrowest_is_named_with_who_and_why(size: tuple[int, int]) ->
         app.tell(report())
         await pilot.pause()
         shown = text(app)
-        assert "block vda saturated" in shown
+        assert "fio 4242 97% squeezes postgres 77 80%" in shown
+        assert "sure (93%)" in shown or size[0] < 80
         assert "3.7 threads wait for the disk vda." in shown
         for _ in range(4):
             await pilot.press("v")
@@ -156,3 +157,52 @@ def test_levels_and_sparks_say_it_without_colour() -> None:
     assert spark([], 5) == ""
     assert spark([None, 0.0], 9) == " ▁"
     assert Section("x", "x").tight == 0.0
+
+
+def test_words_for_how_sure_it_is() -> None:
+    assert [sure(value) for value in (1.0, 0.85, 0.6, 0.35, 0.1, 0.0)] == [
+        "sure (100%)", "sure (85%)", "fairly sure (60%)", "unsure (35%)", "a guess (10%)",
+        "a guess (0%)"]
+
+
+def said(pieces: list[tuple[str, str]]) -> str:
+    return "".join(piece for piece, _ in pieces)
+
+
+def test_who_squeezes_whom() -> None:
+    other = Actor(78, "checkout", "/web", 0.2)
+    assert said(squeeze(Verdict())) == ""
+    assert said(squeeze(Verdict(culprits=[FIO]))) == "fio 4242 97%"
+    assert said(squeeze(Verdict(victims=[DB]))) == "postgres 77 80% waits"
+    assert said(squeeze(Verdict(culprits=[FIO], victims=[FIO]))) == "fio 4242 97% squeezes itself"
+    assert said(squeeze(Verdict(culprits=[FIO], victims=[FIO, DB, other]))) == (
+        "fio 4242 97% squeezes postgres 77 80% and 1 more")
+    assert said(squeeze(Verdict(culprits=[Actor(None, "a rule", None, None)], victims=[DB]))) == (
+        "a rule squeezes postgres 77 80%")
+
+
+def test_about_says_what_the_headline_leaves_out() -> None:
+    assert said(about(report())) == "for 8s   sure (93%)   fio 4242 97% squeezes postgres 77 80%"
+    assert said(about(healthy())).strip() == "sure (90%)"
+    assert "no diagnosis yet" in said(about(None))
+    blind = Report(Verdict(state="blind", text="Too little can be seen for a verdict."))
+    assert said(about(blind)) == "Too little can be seen for a verdict."
+
+
+@pytest.mark.parametrize("room", [0, 4, 5, 6, 20])
+def test_the_verdict_in_words_leaves_nothing_out_but_evidence(room: int) -> None:
+    lines = [said(line) for line in in_words(report(), 80, room, {})]
+    whole = " ".join(lines)
+    for words in ("3.7 threads wait for the disk vda.", "but    cpu is tight too",
+                  "check  iostat -xz 1", "next   a faster volume"):
+        assert words in whole
+    assert sum("over" in line for line in lines) == max(0, min(2, room - 4))
+
+
+def test_long_texts_are_wrapped_not_cut() -> None:
+    long = report()
+    long.verdict.text = "word " * 60
+    long.verdict.next = "do " * 60
+    lines = [said(line) for line in in_words(long, 80, 6, {})]
+    assert all(len(line) <= 80 for line in lines)
+    assert " ".join(lines).count("word") == 60 and " ".join(lines).count("do ") + 1 >= 60

@@ -4,9 +4,9 @@ The JSON is stable: fields are only ever added. It is
 
     {"verdict": {...}, "pipes": [...], "findings": [...], "health": {...}}
 
-with the fields of ktop/diagnosis/model.py; `stalled` is task-seconds a second, a `share` 0 to 1.
-When nothing is tight the verdict has pipe "none" and state "ok"; when too little can be seen,
-state "blind".
+with the fields of ktop/diagnosis/model.py, as a schema in docs/diagnose.schema.json; `stalled` is
+task-seconds a second, a `share` 0 to 1. When nothing is tight the verdict has pipe "none" and state
+"ok"; when too little can be seen, state "blind".
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ktop import format as fmt
 from ktop.cli import MIN_INTERVAL, USAGE_ERROR, sampling, scope_of, scoped
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look, then print. Exit status 0, or 2 when it could not look, or TIGHT when asked for."""
+    """Look, then print. Exit status 0 whatever the verdict, 2 when it could not look. With
+    --exit-code TIGHT when a pipe is tight, and 2 when too little was seen to say so."""
     from ktop import config
 
     scope = scope_of(args)
@@ -75,17 +77,22 @@ def run(args: argparse.Namespace) -> int:
         if not known:
             print(f"ktop: nothing is in {_name(scope)}", file=sys.stderr)
             return USAGE_ERROR
-    if report is None or health is None or report.verdict.state == "blind":
-        why = health.banner if health is not None else None
-        print(f"ktop: no verdict: {why or 'too little can be seen'}", file=sys.stderr)
+    if report is None or health is None:
+        print("ktop: no verdict: no sample came", file=sys.stderr)
         return USAGE_ERROR
     if args.json:
         json.dump(as_json(report, health), sys.stdout, ensure_ascii=False, indent=1)
         sys.stdout.write("\n")
     else:
         print("\n".join(as_text(report, health)))
-    tight = report.verdict.pipe != "none"
-    return TIGHT if args.exit_code and tight else 0
+    return status(report) if args.exit_code else 0
+
+
+def status(report: Report) -> int:
+    """For --exit-code: blind is not the same as nothing tight."""
+    if report.verdict.state == "blind":
+        return USAGE_ERROR
+    return TIGHT if report.verdict.pipe != "none" else 0
 
 
 def _name(scope: Scope | None) -> str:
@@ -136,23 +143,14 @@ class Looks:
 
 def as_json(report: Report, health: Health) -> dict[str, Any]:
     """The report as plain objects."""
-    from ktop.snapshot import as_json as plain
+    from ktop.answer import report_of
 
-    shown = {"source": health.source, "banner": health.banner, "lost_events": health.lost_events,
-             "collector_cpu_pct": health.collector_cpu_pct,
-             "probes_cpu_pct": health.probes_cpu_pct,
-             "probes_absent": [p.name for p in health.probes if p.status == "absent"]}
-    return {**{name: plain(getattr(report, name)) for name in ("verdict", "pipes", "findings")},
-            "health": shown}
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return report_of(report, health)
 
 
 def _evidence(e: Evidence) -> str:
-    against = f"  (reference {_number(e.reference)})" if e.reference is not None else ""
-    return f"    {e.text}: {_number(e.value)} {e.unit}{against}  [{e.source}]"
+    against = f"  (reference {fmt.figure(e.reference)})" if e.reference is not None else ""
+    return f"    {e.text}: {fmt.figure(e.value)} {e.unit}{against}  [{e.source}]"
 
 
 def actors(title: str, found: list[Actor]) -> list[str]:
@@ -167,7 +165,7 @@ def actors(title: str, found: list[Actor]) -> list[str]:
 
 def _pipe(p: Pipe) -> str:
     known = [f"{p.stalled:5.2f} stalled" if p.stalled is not None else "    - stalled"]
-    known += [f"{name} {_number(value)}{unit}" for name, value, unit in (
+    known += [f"{name} {fmt.figure(value)}{unit}" for name, value, unit in (
         ("use", p.utilisation_pct, "%"), ("rate", p.rate_per_s, "/s"),
         ("P99", p.p99_ns / 1e6 if p.p99_ns is not None else None, " ms")) if value is not None]
     return f"  {p.pipe:<8} {p.state:<9} {p.resource or '':<24} {'  '.join(known)}"

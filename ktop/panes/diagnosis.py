@@ -13,7 +13,7 @@ from ktop import format as fmt
 from ktop.diagnosis.model import PIPES, Actor, Evidence, Finding, Pipe, Report, Verdict
 from ktop.model import Frame
 from ktop.panes.base import column_help, paragraph
-from ktop.panes.pipes import headline, named, sections
+from ktop.panes.pipes import SPARK, about, beyond, in_words, named, sections
 from ktop.panes.views import ViewPane, view_keys
 from ktop.widgets.columns import Column
 from ktop.widgets.pipes import PipePicture, spark
@@ -22,7 +22,6 @@ from ktop.widgets.table import VirtualTable
 
 VIEWS = {"overview": ("picture", "verdict"), "evidence": ("evidence", "actors"),
          "pipes": ("pipes",), "findings": ("findings",)}
-SPARK = 20
 _NS = {"p50": "p50_ns", "p95": "p95_ns", "p99": "p99_ns", "p999": "p999_ns"}
 
 
@@ -85,7 +84,7 @@ def actor_columns() -> list[Column]:
                sort=lambda r: r.pid, help="process id; Enter opens it"),
         Column("share", "SHARE", 5, lambda r: _share(r.share), sort=lambda r: r.share,
                help="of what is used (culprits), of the time waited (victims)"),
-        Column("comm", "COMMAND", 16, lambda r: r.comm, "left", sort=lambda r: r.comm.casefold(),
+        Column("comm", "COMMAND", 30, lambda r: r.comm, "left", sort=lambda r: r.comm.casefold(),
                style=lambda _: "strong", help="command"),
         Column("cgroup", "CONTROL GROUP", 20, lambda r: r.group or "-", "left",
                sort=lambda r: r.group, min_width=16, help="path; c goes into it"),
@@ -95,26 +94,18 @@ def actor_columns() -> list[Column]:
 def evidence_columns() -> list[Column]:
     """What the verdict rests on."""
     return [
-        Column("text", "WHAT", 40, lambda r: r.evidence.text, "left", help="the figure"),
-        Column("value", "VALUE", 13, lambda r: f"{_number(r.evidence.value)} {r.evidence.unit}",
-               style=lambda r: "bad" if _beyond(r.evidence) else "strong",
+        Column("text", "WHAT", 31, lambda r: r.evidence.text, "left", help="the figure"),
+        Column("value", "VALUE", 13, lambda r: f"{fmt.figure(r.evidence.value)} {r.evidence.unit}",
+               style=lambda r: "bad" if beyond(r.evidence) else "strong",
                help="now; stands out when it is beyond the reference"),
         Column("reference", "REF", 7, lambda r: "" if r.evidence.reference is None
-               else _number(r.evidence.reference), style=lambda _: "dim",
+               else fmt.figure(r.evidence.reference), style=lambda _: "dim",
                help="what it is compared with: published rules of thumb, no truth"),
-        Column("past", "THE LAST MINUTE", SPARK, lambda r: spark(r.past, SPARK), "left",
+        Column("past", "LAST MINUTE", SPARK, lambda r: spark(r.past, SPARK), "left",
                style=lambda _: "accent", help="its values, from zero to the largest"),
         Column("source", "FROM", 16, lambda r: r.evidence.source, "left",
                style=lambda _: "dim", min_width=8, help="where in the kernel it comes from"),
     ]
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _beyond(evidence: Evidence) -> bool:
-    return evidence.reference is not None and evidence.value > evidence.reference
 
 
 def _figure(key: str, title: str, width: int, field: str, write: Any, text: str) -> Column:
@@ -185,10 +176,9 @@ class DiagnosisPane(ViewPane):
         "findings": "Findings"}
     DEFAULT_CSS = """
     DiagnosisPane #body { layout: vertical; }
-    DiagnosisPane #picture { height: 11; }
+    DiagnosisPane #picture { height: 10; }
     DiagnosisPane #verdict { height: 1fr; }
     DiagnosisPane.-big #picture { height: 14; }
-    DiagnosisPane.-big #verdict { height: 6; }
     DiagnosisPane #verdict-lines { height: 1fr; }
     """
 
@@ -221,33 +211,17 @@ class DiagnosisPane(ViewPane):
         return frame, newest.report if newest is not None else None
 
     def _summary(self, frame: Frame, report: Report | None) -> list[list[Piece]]:
-        pieces: list[Piece] = [(" ", "normal"), *headline(report)]
-        if report is not None and report.verdict.state != "blind":
-            pieces += [("   confidence ", "dim"), (f"{100 * report.verdict.confidence:.0f}%",
-                                                   "normal")]
-        if report is not None and report.findings:
-            n = len(report.findings)
-            pieces += [("   ", "normal"), (f"{n} finding{'s' if n > 1 else ''}", "warn"),
-                       (": v", "dim")]
-        return [pieces]
+        return [[(" ", "normal"), *about(report)]]
 
     def _show_picture(self, frame: Frame, report: Report | None) -> None:
         self.query_one(PipePicture).set(sections(report))
 
     def _show_verdict(self, frame: Frame, report: Report | None) -> None:
         lines = self.query_one("#verdict-lines", Line)
-        if report is None:
-            lines.set([(" it takes one full interval", "dim")])
-            return
-        v = report.verdict
-        tight = named(report) is not None
-        content: list[list[Piece]] = [[(" " + v.text, "strong" if tight else "normal")]]
-        for lead, text, style in (("but  ", "; ".join(v.doubts), "warn"),
-                                  ("check  ", v.check, "accent"), ("next  ", v.next, "normal")):
-            if text:
-                content.append([(" " + lead, "dim"), (text, style)])
-        for finding in report.findings[:1] if not tight else []:
-            content.append([(" found  ", "dim"), (finding.text, "warn")])
+        alone = "evidence" not in self.shown
+        content = in_words(report, self.size.width or 80, lines.size.height if alone else 0,
+                           self._past(report) if alone and report is not None else {})
+        self._fix_height("verdict", "1fr" if alone else 1 + min(8, max(4, len(content))))
         lines.set(*content)
 
     def _show_evidence(self, frame: Frame, report: Report | None) -> None:

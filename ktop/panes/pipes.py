@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import textwrap
+from collections.abc import Mapping, Sequence
 
 from ktop import format as fmt
-from ktop.diagnosis.model import PIPES, Pipe, Report, Verdict
-from ktop.widgets.pipes import Section
+from ktop.diagnosis.model import PIPES, Actor, Evidence, Pipe, Report, Verdict
+from ktop.widgets.pipes import Section, spark
 from ktop.widgets.strips import Piece
 
 SHORT = {"cpu": "cpu", "quota": "quo", "steal": "stl", "memory": "mem", "file": "fil",
          "block": "blk", "tcp": "tcp", "lock": "lck", "upstream": "ups"}
 # the path of the work: what it needs to run, then what it waits for on this host, then others
 ORDER = ("cpu", "quota", "steal", "memory", "lock", "file", "block", "tcp", "upstream")
-_GROUP = {"cpu": "to run", "quota": "to run", "steal": "to run", "memory": "to run",
-          "lock": "locks", "file": "to the disk", "block": "to the disk",
-          "tcp": "to the network", "upstream": "to the network"}
+_GROUP = {**dict.fromkeys(("cpu", "quota", "steal", "memory", "lock"), "process"),
+          "file": "disk", "block": "disk", "tcp": "network", "upstream": "network"}
+_SURE = ((0.85, "sure"), (0.6, "fairly sure"), (0.35, "unsure"), (0.0, "a guess"))
+SPARK = 16
 FULL = 8.0  # threads stalled from which a pipe is drawn as narrow as can be
 assert set(ORDER) == set(PIPES) == set(SHORT)
 
@@ -38,7 +41,7 @@ def _tight(pipe: Pipe, narrowest: bool) -> float | None:
     return max(part, 0.85 if narrowest else 0.6)
 
 
-_BRIEF = {"saturated": "full", "contended": "fought", "waiting": "waits"}
+_BRIEF = {"saturated": "full", "contended": "contend", "waiting": "waits"}
 
 
 def _words(pipe: Pipe) -> tuple[tuple[str, ...], ...]:
@@ -101,3 +104,93 @@ def headline(report: Report | None) -> list[Piece]:
     if who is not None:
         pieces.append((f"  by {who.comm}{f' {who.pid}' if who.pid else ''}", "normal"))
     return pieces
+
+
+def sure(confidence: float) -> str:
+    """How sure a verdict is, in a word and as a figure."""
+    word = next(word for least, word in _SURE if confidence >= least)
+    return f"{word} ({100 * confidence:.0f}%)"
+
+
+def beyond(evidence: Evidence) -> bool:
+    """Whether a figure is beyond what it is compared with."""
+    return evidence.reference is not None and evidence.value > evidence.reference
+
+
+def _actor(actors: Sequence[Actor]) -> str:
+    first = actors[0]
+    name = first.comm if first.pid is None else f"{first.comm} {first.pid}"
+    share = f" {100 * first.share:.0f}%" if first.share is not None else ""
+    return name + share + (f" and {len(actors) - 1} more" if len(actors) > 1 else "")
+
+
+def squeeze(verdict: Verdict) -> list[Piece]:
+    """Who squeezes whom."""
+    culprits = verdict.culprits
+    by = {(a.pid, a.comm) for a in culprits}
+    victims = [a for a in verdict.victims if (a.pid, a.comm) not in by] or [
+        a for a in verdict.victims if not culprits or (a.pid, a.comm) != (
+            culprits[0].pid, culprits[0].comm)]
+    if culprits and victims:
+        return [(_actor(culprits), "bad"), (" squeezes ", "dim"), (_actor(victims), "strong")]
+    if culprits:
+        return [(_actor(culprits), "bad"), (" squeezes itself" if verdict.victims else "", "dim")]
+    return [(_actor(victims), "strong"), (" waits", "dim")] if victims else []
+
+
+def about(report: Report | None) -> list[Piece]:
+    """What the headline leaves out: since when, who squeezes whom, how sure that is."""
+    if report is None:
+        return [("no diagnosis yet: it takes one full interval", "dim")]
+    verdict = report.verdict
+    gap: Piece = ("   ", "normal")
+    pieces: list[Piece] = []
+    if verdict.since_s is not None:
+        pieces += [(f"for {fmt.age(verdict.since_s * 1e9)}", "strong"), gap]
+    if verdict.state != "blind":
+        pieces += [(sure(verdict.confidence), "normal"), gap]
+    pieces += squeeze(verdict)
+    if report.findings:
+        n = len(report.findings)
+        pieces += [gap, (f"{n} finding{'s' if n > 1 else ''}", "warn"), (": v", "dim")]
+    return pieces or [(verdict.text, "dim")]
+
+
+def _wrapped(lead: str, text: str, style: str, width: int) -> list[list[Piece]]:
+    """A text behind its lead, its other lines below its first."""
+    parts = textwrap.wrap(text, max(10, width - len(lead) - 2)) or [""]
+    return [[(f" {lead if not n else ' ' * len(lead)}", "dim"), (part, style)]
+            for n, part in enumerate(parts)]
+
+
+Past = Mapping[str, Sequence[float | None]]
+
+
+def evidence_lines(verdict: Verdict, past: Past, most: int) -> list[list[Piece]]:
+    """Its figures in so many lines, what is beyond a reference first."""
+    first = sorted(verdict.evidence, key=lambda e: not beyond(e))[:max(0, most)]
+    wide = max((len(e.text) for e in first), default=0)
+    lines: list[list[Piece]] = []
+    for e in first:
+        figure = f"{fmt.figure(e.value)} {e.unit}"
+        reference = f"  over {fmt.figure(e.reference or 0.0)}" if beyond(e) else ""
+        lines.append([(f"  {figure:>14}", "bad" if reference else "strong"),
+                      (f"  {e.text:<{wide}}", "normal"), (f"{reference:<11}  ", "dim"),
+                      (spark(past.get(e.text, ()), SPARK), "accent")])
+    return lines
+
+
+def in_words(report: Report | None, width: int, room: int, past: Past) -> list[list[Piece]]:
+    """The verdict in plain sentences, with as much of its evidence as `room` lines leave."""
+    if report is None:
+        return [[(" it takes one full interval", "dim")]]
+    v, tight = report.verdict, named(report) is not None
+    said = _wrapped("", v.text, "strong" if tight else "normal", width)
+    advice: list[list[Piece]] = []
+    for lead, text, style in (("but    ", "; ".join(v.doubts), "warn"),
+                              ("check  ", v.check, "accent"), ("next   ", v.next, "normal")):
+        if text:
+            advice += _wrapped(lead, text, style, width)
+    for finding in report.findings[:1] if not tight else []:
+        advice += _wrapped("found  ", finding.text, "warn", width)
+    return [*said, *evidence_lines(v, past, room - len(said) - len(advice)), *advice]

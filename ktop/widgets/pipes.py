@@ -15,6 +15,7 @@ from ktop.widgets.strips import Piece, StripWidget, cells, cut, fit, strip
 
 FULL_NAMES = 118  # columns from which the line has room for whole names
 RAMP = 2          # cells over which a wall grows to its height
+TUBE = 5          # rows of the tube before there is a third line of words below it
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class PipePicture(StripWidget):
         """Where it leads, the tube, and the words below."""
         if not self.sections:
             return []
-        words = max(len(section.words) for section in self.sections)
+        words = min(max(len(section.words) for section in self.sections),
+                    max(2, height - 2 - TUBE))
         tube = max(3, height - 2 - words)
         tube -= 1 - tube % 2  # a middle row
         widths = shares(width - 2, len(self.sections))
@@ -119,11 +121,12 @@ class PipePicture(StripWidget):
         pieces: list[Piece] = [(" ", "normal")]
         at = 0
         while at < len(self.sections):
-            name, room = self.sections[at].group, 0
+            name, room, leads = self.sections[at].group, 0, at > 0
             while at < len(self.sections) and self.sections[at].group == name:
                 room += widths[at]
                 at += 1
-            title = cut(f" {name} ", max(0, room - 3))
+            title = cut(f" {theme.glyphs().more_right + ' ' if leads else ''}{name} ",
+                        max(0, room - 3))
             line = theme.glyphs().rule
             pieces += [(line, "rule"), (title, "dim"),
                        (line * (room - 2 - cells(title)) + " ", "rule")]
@@ -163,7 +166,8 @@ class PipePicture(StripWidget):
     def _names(self, widths: list[int], width: int) -> Strip:
         pieces: list[Piece] = [(" ", "normal")]
         for section, room in zip(self.sections, widths, strict=True):
-            name = section.name if cells(section.name) < room else section.short
+            needed = cells(section.name) + section.narrowest
+            name = section.name if needed < room else section.short
             if section.narrowest:
                 name = cut(theme.glyphs().up + name, room - 1)
                 pieces += [(name, "cursor"), (" " * (room - cells(name)), "normal")]
