@@ -1,7 +1,8 @@
 """`$XDG_CONFIG_HOME/ktop/config.toml` of the invoking user, read. Written by ktop/config_store.py.
 
-    [limits]                        what volumes are sold as
+    [limits]                        what volumes and network interfaces are sold as
     vda = "3000iops,125MBps"
+    eth0 = "100kpps,1Gbit/s"
     [keys]                          an action's keys: one, or a list; the names are in the help
     pause = "z"
     [thresholds]                    ktop/config_thresholds.py

@@ -159,7 +159,8 @@ class Descriptors(Part):
     """Open descriptors of a process. limit: RLIMIT_NOFILE, soft.
 
     growth_per_min: over `window_ns`, None while that is too short. steady: it went up in every
-    third of the window and never fell back: a leak. left_ns: until the limit, if it goes on.
+    third of the window and never fell back, or in even steps lately: a leak. left_ns: until the
+    limit, if it goes on.
     """
 
     pid: int

@@ -113,6 +113,8 @@ def markdown(outcomes: list[Outcome], seed: int) -> str:
         times = [median(o.own.at_s for o in all_), median(o.own.gone_s for o in all_)]
         found.append(f"| {' | '.join([name, all_[0].expected, right, culprit, *times])} |")
     wrong = misses(outcomes)
+    found += ["", "`steal` is not among them: only a hypervisor can take CPUs away. Its rule is "
+              "tested on built frames (`tests/test_diagnosis.py`)."]
     return "\n".join([*found, *(["", "Misses:", "", *(f"- {miss}" for miss in wrong)]
                                 if wrong else [])])
 
