@@ -75,33 +75,23 @@ BPF_PERCPU_ARRAY(blank_account, struct ktop_account, 1);
 /* syscall number -> enum ktop_reason, and in the high half enum ktop_class */
 BPF_ARRAY(syscall_reason, u8, 1024);
 
-/* The registers a thread entered the kernel with. */
-static __always_inline struct pt_regs *regs_of(struct task_struct *task)
-{
-#ifdef KTOP_TYPED
-    return (struct pt_regs *)bpf_task_pt_regs(task);
-#else
-    return 0;
-#endif
-}
-
 /* The syscall a thread is in; -1 in a page fault or a kernel thread. */
 static __always_inline s32 syscall_in(struct pt_regs *regs)
 {
-#if defined(KTOP_TYPED) && defined(KTOP_HAS_pt_regs_orig_ax)
-    return regs->orig_ax;
-#else
-    return -1;
+#if defined(KTOP_REGS) && defined(KTOP_HAS_pt_regs_orig_ax)
+    if (regs)
+        return REG(regs, orig_ax);
 #endif
+    return -1;
 }
 
 #if defined(KTOP_HAS_pt_regs_di)
-#define KTOP_ARG(regs, x86, n) F(regs, x86)
+#define KTOP_ARG(regs, x86, n) REG(regs, x86)
 #elif defined(KTOP_HAS_pt_regs_regs)
 #define KTOP_ARG(regs, x86, n) PR(regs, regs[n])
 #endif
 
-#if defined(KTOP_TYPED) && defined(KTOP_ARG)
+#if defined(KTOP_REGS) && defined(KTOP_ARG)
 /* What a descriptor is: the S_IFMT bits of its inode, 0 when it cannot be told. */
 static __always_inline u32 kind_of_fd(struct task_struct *task, u32 fd)
 {

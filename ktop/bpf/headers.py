@@ -6,6 +6,7 @@ Each `*.bpf.c` says in a comment which kernel fields it reads:
      * task_struct: pid tgid comm __state|state in_iowait?
      * enum cgroup_subsys_id: cpu_cgrp_id
      * tracepoint sched_switch
+     * helper task_pt_regs
      */
 
 `a|b` is one field under the name it has had in different kernels, always emitted as `a`; `?` is
@@ -13,7 +14,8 @@ optional; `a.b` is a field of the member `a` whose own struct has no name, emitt
 emitted is not the kernel's struct but a union of fields, each at the offset that BTF gives, with a
 static assertion of that offset: a layout cannot be wrong in silence.
 For each thing named, `KTOP_HAS_<struct>_<field>`, `KTOP_HAS_<struct>`, `KTOP_HAS_<constant>` or
-`KTOP_ARGS_<tracepoint>` is defined where the kernel has it.
+`KTOP_ARGS_<tracepoint>` is defined where the kernel has it, and `KTOP_HELPER_<name>` where BPF
+programs may call that helper.
 """
 
 from __future__ import annotations
@@ -91,6 +93,7 @@ class Wanted:
     records: dict[str, dict[str, tuple[tuple[str, ...], bool]]] = field(default_factory=dict)
     enums: dict[str, list[str]] = field(default_factory=dict)
     tracepoints: list[str] = field(default_factory=list)
+    helpers: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -111,6 +114,8 @@ def wanted(source: str) -> Wanted:
                 continue
             if words[0] == "tracepoint":
                 found.tracepoints += [w for w in words[1:] if w not in found.tracepoints]
+            elif words[0] == "helper":
+                found.helpers += [w for w in words[1:] if w not in found.helpers]
             elif words[0] == "enum" and len(words) > 2 and words[1].endswith(":"):
                 constants = found.enums.setdefault(words[1][:-1], [])
                 constants += [w for w in words[2:] if w not in constants]
@@ -239,6 +244,10 @@ def kernel_header(btf: Btf, want: Wanted) -> Header:
         count = btf.tracepoint_args(event)
         if count is not None:
             text += f"#define KTOP_ARGS_{event} {count}\n"
+    helpers = btf.constants("bpf_func_id") if want.helpers else {}
+    for helper in want.helpers:
+        if f"BPF_FUNC_{helper}" in helpers:
+            text += f"#define KTOP_HELPER_{helper} 1\n"
     return Header(text, missing)
 
 

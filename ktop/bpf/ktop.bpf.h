@@ -34,8 +34,10 @@
  * cgroup_subsys_state: cgroup
  * cgroup: kn
  * kernfs_node: id
- * pt_regs: orig_ax|syscallno? di? si? dx?
+ * task_struct: stack?
+ * pt_regs: orig_ax|syscallno? di? si? dx? cs?
  * bpf_iter_meta: seq
+ * helper task_pt_regs sock_from_file
  * enum cgroup_subsys_id: cpu_cgrp_id
  */
 
@@ -77,3 +79,27 @@ static __always_inline u64 cgroup_of(struct task_struct *task)
     struct kernfs_node *node = F(cgrp, kn);
     return F(node, id);
 }
+
+/* The registers a thread entered the kernel with, read by REG(). */
+#if defined(KTOP_TYPED) && defined(KTOP_HELPER_task_pt_regs)   /* 5.15, dd6e10fbd9fb */
+#define KTOP_REGS 1
+#define REG(regs, field) ((regs)->field)
+static __always_inline struct pt_regs *regs_of(struct task_struct *task)
+{
+    return (struct pt_regs *)bpf_task_pt_regs(task);
+}
+#elif defined(KTOP_HAS_pt_regs_cs) && defined(KTOP_HAS_task_struct_stack)
+/* Before: where x86's task_pt_regs() has them, and only if they are those of 64-bit user code. */
+#define KTOP_REGS 1
+#define KTOP_THREAD_SIZE 16384
+#define KTOP_USER_CS 0x33
+#define REG(regs, field) PR(regs, field)
+static __always_inline struct pt_regs *regs_of(struct task_struct *task)
+{
+    void *stack = F(task, stack);
+    struct pt_regs *regs = stack + KTOP_THREAD_SIZE - sizeof(struct pt_regs);
+    return PR(regs, cs) == KTOP_USER_CS ? regs : NULL;
+}
+#else
+static __always_inline struct pt_regs *regs_of(struct task_struct *task) { return NULL; }
+#endif

@@ -104,7 +104,7 @@ int process_exec(u64 *ctx)
     return executed((void *)ctx[0], (void *)ctx[2]);
 }
 
-#if defined(KTOP_TYPED) && defined(KTOP_HAS_pt_regs_di)
+#if defined(KTOP_REGS) && defined(KTOP_HAS_pt_regs_di)
 /* argv of an exec that failed: the old program still stands, and so do the registers. */
 static __always_inline u32 read_argv(struct ktop_event_buffer *b, u64 argv)
 {
@@ -130,12 +130,19 @@ static __always_inline int exec_failed_in(struct task_struct *task, long ret, bo
     count(KTOP_N_EXECS_FAILED);
     if (!b)
         return 0;
-    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
-    u64 path = at ? regs->si : regs->di, argv = at ? regs->dx : regs->si;
+    struct pt_regs *regs = regs_of(task);
+    u64 path = 0, argv = 0;
+    u32 len = 0;
+    if (regs) {
+        path = at ? REG(regs, si) : REG(regs, di);
+        argv = at ? REG(regs, dx) : REG(regs, si);
+    }
     fill_event(&b->e, task, 2);
     b->e.code = ret;
-    bpf_probe_read_user_str(b->e.filename, sizeof(b->e.filename), (void *)path);
-    u32 len = read_argv(b, argv);
+    if (path) {
+        bpf_probe_read_user_str(b->e.filename, sizeof(b->e.filename), (void *)path);
+        len = read_argv(b, argv);
+    }
     b->e.args_len = len;
     send(b, len);
     return 0;
@@ -144,16 +151,22 @@ static __always_inline int exec_failed_in(struct task_struct *task, long ret, bo
 /* The common part of every tracefs syscalls/sys_exit_* record. */
 struct ktop_sys_exit { u64 common; s64 nr; s64 ret; };
 
+#ifdef KTOP_TYPED
+#define KTOP_CURRENT ((struct task_struct *)bpf_get_current_task_btf())
+#else
+#define KTOP_CURRENT ((struct task_struct *)bpf_get_current_task())
+#endif
+
 int exec_failed(struct ktop_sys_exit *ctx)
 {
     long ret = ctx->ret;
-    return ret < 0 ? exec_failed_in((void *)bpf_get_current_task_btf(), ret, false) : 0;
+    return ret < 0 ? exec_failed_in(KTOP_CURRENT, ret, false) : 0;
 }
 
 int execat_failed(struct ktop_sys_exit *ctx)
 {
     long ret = ctx->ret;
-    return ret < 0 ? exec_failed_in((void *)bpf_get_current_task_btf(), ret, true) : 0;
+    return ret < 0 ? exec_failed_in(KTOP_CURRENT, ret, true) : 0;
 }
 #endif
 

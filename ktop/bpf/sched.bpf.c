@@ -161,10 +161,11 @@ int sched_switch(u64 *ctx)
  * account as KTOP_W_MEMORY; these two find the rest, which is spent on a CPU. */
 static __always_inline struct ktop_account *current_account(void)
 {
-#ifdef KTOP_TYPED
+#ifdef KTOP_TASK_STORAGE
     return account_of((struct task_struct *)bpf_get_current_task_btf(), false);
 #else
-    return account_of((struct task_struct *)bpf_get_current_task(), false);
+    u32 pid = bpf_get_current_pid_tgid();
+    return accounts.lookup(&pid);
 #endif
 }
 

@@ -164,12 +164,29 @@ static __always_inline int tcp_held(struct tcp_sock *tp, struct task_struct *tas
     return 0;
 }
 
+#ifndef KTOP_HELPER_sock_from_file
+/* What the helper does. The socket is only a key then: there is no socket storage either. */
+static __always_inline int tcp_held_by_hand(struct file *file, struct task_struct *task)
+{
+    struct inode *inode = PR(file, f_inode);
+    if (!inode || (PR(inode, i_mode) & 0170000) != 0140000)  /* S_IFSOCK */
+        return 0;
+    struct socket *s = PR(file, private_data);
+    struct sock *sk = s ? PR(s, sk) : NULL;
+    if (!sk || PR(sk, sk_protocol) != 6)
+        return 0;
+    u16 family = PR((struct sock_common *)sk, skc_family);
+    return family == KTOP_AF_INET || family == KTOP_AF_INET6 ? tcp_held((void *)sk, task) : 0;
+}
+#endif
+
 int tcp_fds(struct bpf_iter__task_file *ctx)
 {
     struct file *file = ctx->file;
     struct task_struct *task = ctx->task;
     if (!file || !task)
         return 0;
+#ifdef KTOP_HELPER_sock_from_file        /* 5.11, b60da4955f53 */
     struct socket *s = bpf_sock_from_file(file);
     if (!s)
         return 0;
@@ -178,6 +195,9 @@ int tcp_fds(struct bpf_iter__task_file *ctx)
         return 0;
     struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
     return tp ? tcp_held(tp, task) : 0;
+#else
+    return tcp_held_by_hand(file, task);
+#endif
 }
 #endif
 

@@ -9,8 +9,8 @@
  * sock: sk_err sk_uid sk_protocol sk_drops sk_ack_backlog sk_max_ack_backlog sk_socket
  * inet_sock: inet_sport
  * socket: sk file
- * file: f_inode
- * inode: i_ino
+ * file: f_inode private_data?
+ * inode: i_ino i_mode?
  * request_sock_queue: qlen
  * minmax_sample: v
  * minmax: s
