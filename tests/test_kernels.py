@@ -1,0 +1,95 @@
+"""The kernel matrix's own parts: what is chosen, what is packed, what the table says."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.kernels import archive, table, vm
+
+NAMES = [f"linux-image-{name}" for name in (
+    "6.1.0-9-amd64", "6.1.0-56-amd64", "6.1.0-56-cloud-amd64", "6.1.0-56-rt-amd64", "6.1-amd64",
+    "6.12.117+deb13-amd64", "6.12.117+deb13-amd64-unsigned", "7.3.4+deb13-amd64",
+    "7.4~rc2-amd64", "5.10.0-46-amd64", "amd64")]
+
+
+@pytest.mark.parametrize(("spec", "release"), [
+    ("6.1", "6.1.0-56-amd64"), ("6.12", "6.12.117+deb13-amd64"), ("5.10", "5.10.0-46-amd64"),
+    ("newest", "7.3.4+deb13-amd64"), ("6.1.0-9-amd64", "6.1.0-9-amd64"), ("5.1", None)])
+def test_the_newest_stock_kernel_that_fits(spec: str, release: str | None) -> None:
+    assert archive.choose(NAMES, spec) == release
+
+
+def test_the_archive_is_the_one_that_apt_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sources(uris: str) -> None:
+        monkeypatch.setattr(archive.subprocess, "run", lambda *_, **__: (
+            subprocess.CompletedProcess([], 0, uris, "")))
+
+    sources("http://mirror.example/debian/\nhttp://mirror.example/debian-security/\n")
+    assert archive.mirrors() == ("http://mirror.example/debian/",
+                                 "http://mirror.example/debian-security/")
+    sources("http://mirror.example/ubuntu/\n")
+    with pytest.raises(archive.Unavailable, match="no Debian archive"):
+        archive.mirrors()
+
+
+def test_the_first_files_of_a_guest_are_an_archive_that_cpio_reads(tmp_path: Path) -> None:
+    packed = archive.cpio([("bin", 0o40755, b""), ("bin/busybox", 0o100755, b"x" * 7),
+                           ("bin/sh", 0o120777, b"busybox")])
+    assert len(packed) % 4 == 0
+    head, names = 0, {}
+    while True:  # cpio(5), "New ASCII Format"
+        assert packed[head:head + 6] == b"070701"
+        fields = [int(packed[head + 6 + i * 8:head + 14 + i * 8], 16) for i in range(13)]
+        name = packed[head + 110:head + 110 + fields[11] - 1].decode()
+        data = (head + 110 + fields[11] + 3) & ~3
+        if name == "TRAILER!!!":
+            break
+        names[name] = (fields[1], packed[data:data + fields[6]])
+        head = (data + fields[6] + 3) & ~3
+    assert names == {"bin": (0o40755, b""), "bin/busybox": (0o100755, b"x" * 7),
+                     "bin/sh": (0o120777, b"busybox")}
+
+
+def test_output_is_shown_in_whole_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "output"
+    tail = vm.Tail(out, "6.1: ")
+    tail.show()
+    out.write_text("one\ntw")
+    tail.show()
+    with out.open("a") as f:
+        f.write("o\nthree")
+    tail.show()
+    assert capsys.readouterr().out == "6.1: one\n6.1: two\n"
+    tail.show(last=True)
+    assert capsys.readouterr().out == "6.1: three\n"
+
+
+def result(kernel: str, **statuses: str) -> table.Result:
+    return {"kernel": kernel, "proved": {"tasks": "7"}, "exit": 0, "probes": {
+        name: {"status": status, "layer": "tcp" if name.startswith("tcp") else "processes",
+               "attach": f"raw_tp/{name}", "reason": "invalid func", "fallback": "the connector"}
+        for name, status in statuses.items()}}
+
+
+def test_the_table_says_live_only_of_what_was_proved(tmp_path: Path) -> None:
+    results = [result("5.10", tcp_fds="fallback", tasks="live", old="live"),
+               result("7.3", tcp_fds="live", tasks="live")]
+    lines = table.text(results).splitlines()
+    assert lines[0] == "| probe | at | 5.10 | 7.3 |"
+    assert "| `tasks` | raw_tp/tasks | live | live |" in lines
+    assert "| `old` | raw_tp/old | attached | - |" in lines
+    assert "| `tcp_fds` | raw_tp/tcp_fds | fallback | attached |" in lines
+    assert lines[-1] == "- `tcp_fds` on 5.10: invalid func; in its place: the connector"
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# before\n{table.BEGIN}\n\n{table.END}\nafter\n")
+    table.write(readme, results)
+    once = readme.read_text()
+    assert "make kernels" in once and once.startswith("# before\n") and once.endswith("\nafter\n")
+    table.write(readme, results)
+    assert readme.read_text() == once
+    readme.write_text("no marks")
+    with pytest.raises(SystemExit, match="kernels"):
+        table.write(readme, results)
