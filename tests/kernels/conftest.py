@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ktop.bpf import engine
@@ -32,11 +33,15 @@ _proofs: dict[str, str] = {}
 _probes: dict[str, dict[str, str]] = {}
 
 
-def seen(frame: Frame) -> None:
+def note_probes(rows: list[dict[str, str]]) -> None:
     """Keep which probes are attached."""
-    _probes.update({p.name: {"status": p.status, "layer": p.layer, "attach": p.attach,
-                             "reason": p.reason, "fallback": p.fallback}
-                    for p in frame.health.probes})
+    kept = ("status", "layer", "attach", "reason", "fallback")
+    _probes.update({row["name"]: {key: row[key] for key in kept} for row in rows})
+
+
+def seen(frame: Frame) -> None:
+    """The same, from a frame."""
+    note_probes([msgspec.structs.asdict(p) for p in frame.health.probes])
 
 
 @pytest.fixture(scope="session")
