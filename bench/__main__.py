@@ -1,4 +1,4 @@
-"""`make bench`: run the benches, print the table, write results.json and the README's table."""
+"""`make bench`: run the benches, print the table, write results.json, plots and README's costs."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bench import (
     block,
+    budgets,
     drill,
     files,
+    growth,
     hooks,
     memory,
     recording,
     screen,
     slowdown,
-    slowdown_io,
     stacks,
     start,
     tcp,
@@ -28,11 +32,12 @@ from bench import (
 )
 from bench.common import ROOT, Missing, Row, ratio
 
-BENCHES = {"start": start, "hooks": hooks, "tick": tick, "screen": screen, "memory": memory,
-           "files": files, "tcp": tcp, "block": block, "slowdown": slowdown,
-           "slowdown_io": slowdown_io, "stacks": stacks, "drill": drill, "recording": recording}
-BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+BENCHES = {"start": start, "hooks": hooks, "tcp": tcp, "block": block, "files": files,
+           "stacks": stacks, "slowdown": slowdown, "tick": tick, "growth": growth,
+           "screen": screen, "memory": memory, "drill": drill, "recording": recording}
+BEGIN, END = "<!-- begin: cost -->", "<!-- end: cost -->"
 RESULTS = Path(__file__).with_name("results.json")
+Results = dict[str, dict[str, Any]]  # bench -> when, commit, load, rows
 
 
 def figure(values: list[float] | str, unit: str) -> str:
@@ -74,65 +79,117 @@ def table(rows: list[Row]) -> list[str]:
     return lines + [""] + [f"`-`: {reason}  " for reason in reasons]
 
 
-def write_readme(lines: list[str]) -> None:
-    """Replace what is between the markers, if they are there."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if begin and end:
-        body = "\n".join(line.rstrip() for line in lines).strip()
-        readme.write_text(f"{head}{BEGIN}\n{body}\n{END}{tail}", encoding="utf-8")
+def git_commit() -> str:
+    """Of this tree; `-` outside a repository."""
+    done = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, check=False,
+                          capture_output=True, text=True)
+    return done.stdout.strip() or "-"
 
 
-def measure(name: str, quick: bool) -> list[Row]:
-    """The rows of one bench; one that cannot run says so."""
-    begun = time.perf_counter()
+def measure(name: str, quick: bool) -> dict[str, Any]:
+    """One bench, and under which circumstances; one that cannot run says so."""
+    begun, load = time.perf_counter(), os.getloadavg()[0]
     try:
         rows = BENCHES[name].run(quick)
-    except Missing as err:
-        rows = [Row(name, "", str(err))]
-    print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
-    return rows
+    except (Missing, OSError, RuntimeError, subprocess.SubprocessError) as err:
+        rows = [Row(name, "", f"{name}: {err}"[:200])]
+    took = time.perf_counter() - begun
+    print(f"{name}: {took:.0f} s", file=sys.stderr, flush=True)
+    return {"date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "commit": git_commit(),
+            "load_before": round(load, 2), "took_s": round(took), "rows": [vars(r) for r in rows]}
 
 
-def keep(machine: str, name: str, rows: list[Row]) -> None:
-    """Put one bench's rows into results.json; those of other machines do not stay beside them."""
-    known: dict[str, list[dict[str, object]]] = {}
-    if RESULTS.exists():
-        stored = json.loads(RESULTS.read_text(encoding="ascii"))
-        known = stored.get("benches", {}) if stored["machine"] == machine else {}
-    known[name] = [vars(row) for row in rows]
-    ordered = {name: known[name] for name in BENCHES if name in known}
+def rows_of(results: Results, *names: str) -> list[Row]:
+    """Of these benches, or of all."""
+    return [Row(**row) for name in (names or BENCHES) for row in results.get(name, {}).get(
+        "rows", [])]
+
+
+def known(machine: str) -> Results:
+    """What is in results.json; figures of other machines do not stay beside these."""
+    if not RESULTS.exists():
+        return {}
+    stored = json.loads(RESULTS.read_text(encoding="ascii"))
+    if stored.get("machine") != machine:
+        return {}
+    return {name: stored["benches"][name] for name in BENCHES
+            if "rows" in stored["benches"].get(name, ())}
+
+
+def head(machine: str, results: Results) -> str:
+    """Where and when."""
+    dates = [one["date"][:10] for one in results.values()] or ["-"]
+    commits = sorted({one["commit"] for one in results.values()}) or ["-"]
+    loads = [one["load_before"] for one in results.values()] or [0.0]
+    when = dates[0] if min(dates) == max(dates) else f"{min(dates)} to {max(dates)}"
+    return (f"{machine}; {when}, commit {', '.join(commits)}; load of the host before each bench "
+            f"{min(loads):.1f} to {max(loads):.1f}.")
+
+
+def readme(machine: str, results: Results, plots: list[Path]) -> list[str]:
+    """README's section."""
+    lines = ["`make bench` writes this section (and `bench/results.json`): twenty minutes, as",
+             "root, on a host that does little else. `make bench ARGS=\"hooks tick\"` measures two",
+             "of it, `--quick` is a look that is kept nowhere. Peers run on the same host in the",
+             "same minutes, so the ratios travel better than the figures.", "",
+             head(machine, results), "", *budgets.table(rows_of(results))]
+    matrix = slowdown.matrix(rows_of(results, "slowdown"))
+    if matrix:
+        lines += ["", "What others on the host lose (median of rounds; negative is noise); peers: "
+                  "the libbpf-tools that show the same and start here.", "", *matrix]
+    if plots:
+        lines += ["", *(f"![CPU time of a sample](screenshots/{path.name})" for path in plots)]
+    return [*lines, "", "<details><summary>Every figure</summary>", "",
+            "Median (lowest to highest); more than 1x: ktop is the cheaper one. Per event: the "
+            "kernel's own run_time_ns of every program, all attached at the same time; a refresh "
+            "and a drill-down: CPU time; `start`: from exec until the row of a process that uses "
+            "30% of a CPU shows it.", "", *table(rows_of(results)), "", "</details>"]
+
+
+def write_readme(lines: list[str]) -> None:
+    """Replace what is between the markers, if they are there."""
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if begin and end:
+        body = "\n".join(line.rstrip() for line in lines).strip()
+        path.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
+
+
+def keep(machine: str, results: Results) -> None:
+    """results.json, plots, README; after each bench, so that what is broken off is not lost."""
+    ordered = {name: results[name] for name in BENCHES if name in results}
     RESULTS.write_text(json.dumps({"machine": machine, "benches": ordered}, indent=1) + "\n",
                        encoding="ascii")
-    every = [Row(**row) for stored_rows in ordered.values() for row in stored_rows]
-    write_readme([head(machine), "", *table(every)])
-
-
-def head(machine: str) -> str:
-    """The line above the table."""
-    return f"{machine}. Median (lowest to highest); more than 1x: ktop is the cheaper one."
+    plots = growth.plots(rows_of(results, "growth"), rows_of(results, "tick"))
+    write_readme(readme(machine, ordered, plots))
 
 
 def main() -> None:
-    """Parse, measure, print; what was measured in full goes into the README, bench by bench."""
+    """Parse, measure, print; what was measured in full is kept, bench by bench."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(BENCHES))
     parser.add_argument("--quick", action="store_true",
                         help="fewer rounds: a look, no proof, and not for the README")
+    parser.add_argument("--write", action="store_true",
+                        help="measure nothing: the README's section from results.json")
     chosen = parser.parse_args()
     if unknown := [name for name in chosen.names if name not in BENCHES]:
         parser.error(f"no bench called {unknown[0]}: {', '.join(BENCHES)}")
     kernel = platform.release().partition("-")[0]
     machine = f"{os.cpu_count()} CPUs, Linux {kernel}, Python {platform.python_version()}"
-    rows: list[Row] = []
+    if chosen.write:
+        keep(machine, known(machine))
+        return
+    found: Results = {}
     for name in chosen.names or list(BENCHES):
-        found = measure(name, chosen.quick)
-        rows += found
+        found[name] = measure(name, chosen.quick)
         if not chosen.quick:
-            keep(machine, name, found)
-    print("\n".join([head(machine), "", *table(rows)]))
+            keep(machine, known(machine) | {name: found[name]})
+    rows = rows_of(found)
+    lines = [head(machine, found), "", *table(rows), ""]
+    print("\n".join([*lines, *slowdown.matrix(rows), "", *budgets.table(rows)]))
 
 
 if __name__ == "__main__":

@@ -91,10 +91,11 @@ def _hold(processes: int, threads: int) -> None:
 
 
 @contextlib.contextmanager
-def sleepers(processes: int = 0, threads: int = 0) -> Iterator[None]:
-    """So many idle processes, and idle threads of one process, made in a moment and cheaply."""
+def sleepers(processes: int = 0, threads: int = 0) -> Iterator[list[int]]:
+    """So many idle processes, and idle threads of one process, made in a moment and cheaply; the
+    pids of the processes."""
     if not processes + threads:
-        yield
+        yield []
         return
     code = f"from bench.load import _hold; _hold({processes}, {threads})"
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE,
@@ -103,7 +104,8 @@ def sleepers(processes: int = 0, threads: int = 0) -> Iterator[None]:
         assert holder.stdout
         if holder.stdout.readline() != b"ready\n":
             raise RuntimeError(f"the kernel refused {processes + threads} tasks")
-        yield
+        children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text()
+        yield [int(pid) for pid in children.split()]
     finally:
         assert holder.stdin
         holder.stdin.close()
