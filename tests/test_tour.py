@@ -96,6 +96,17 @@ async def test_what_stands_in_for_a_tool_is_where_the_readme_says() -> None:
             at[pane] = len(views)
 
 
+def test_the_faults_that_the_readme_names_are_made() -> None:
+    part = README[README.index("\n## Ten incidents"):README.index("\n## Keys")]
+    named = {name for text in re.findall(r"\(((?:`[a-z -]+`(?:, )?)+)\)", part)
+             for name in re.findall(r"`([^`]+)`", text)}
+    made = "".join(path.read_text(encoding="utf-8")
+                   for path in (ROOT / "tests/faults").glob("*.py"))
+    assert len(named) > 8
+    for name in named:
+        assert f'Case("{name}"' in made, name
+
+
 # -- commands and links ----------------------------------------------------------------------------
 
 
