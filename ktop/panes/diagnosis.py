@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -91,18 +92,18 @@ def actor_columns() -> list[Column]:
     ]
 
 
-def evidence_columns() -> list[Column]:
-    """What the verdict rests on."""
+def evidence_columns(wide: int = 31) -> list[Column]:
+    """What the verdict rests on. wide: cells of its words."""
     return [
-        Column("text", "WHAT", 31, lambda r: r.evidence.text, "left", help="the figure"),
+        Column("text", "WHAT", wide, lambda r: r.evidence.text, "left", help="the figure"),
         Column("value", "VALUE", 13, lambda r: f"{fmt.figure(r.evidence.value)} {r.evidence.unit}",
                style=lambda r: "bad" if beyond(r.evidence) else "strong",
                help="now; stands out when it is beyond the reference"),
         Column("reference", "REF", 7, lambda r: "" if r.evidence.reference is None
                else fmt.figure(r.evidence.reference), style=lambda _: "dim",
                help="what it is compared with: published rules of thumb, no truth"),
-        Column("past", "LAST MINUTE", SPARK, lambda r: spark(r.past, SPARK), "left",
-               style=lambda _: "accent", help="its values, from zero to the largest"),
+        Column("past", "LAST SAMPLES", SPARK, lambda r: spark(r.past, SPARK), "left",
+               style=lambda _: "accent", help="its values before, from zero to the largest"),
         Column("source", "FROM", 16, lambda r: r.evidence.source, "left",
                style=lambda _: "dim", min_width=8, help="where in the kernel it comes from"),
     ]
@@ -113,13 +114,17 @@ def _figure(key: str, title: str, width: int, field: str, write: Any, text: str)
                   sort=lambda p: getattr(p, field), help=text)
 
 
-def pipe_columns() -> list[Column]:
-    """Every pipe with its arithmetic."""
+Series = tuple[float | None, ...]
+
+
+def pipe_columns(past: Callable[[Pipe], Series] = lambda _: ()) -> list[Column]:
+    """Every pipe with its arithmetic. past: how much of it was stalled."""
     return [
         Column("pipe", "PIPE", 8, lambda p: p.pipe, "left", sort=lambda p: PIPES.index(p.pipe),
                style=lambda _: "strong", help="which pipe"),
-        Column("resource", "RESOURCE", 18, lambda p: p.resource or "", "left",
-               sort=lambda p: p.resource or "", help="device, control group, peer, lock"),
+        Column("resource", "RESOURCE", 14, lambda p: p.resource or p.why_blind, "left",
+               sort=lambda p: p.resource or "",
+               help="device, control group, peer, lock; what is missing where it is blind"),
         Column("state", "STATE", 9, lambda p: p.state, "left", sort=lambda p: p.state,
                style=lambda p: {"ok": "dim", "blind": "warn"}.get(p.state, "bad"),
                help="errors, saturated, contended, waiting, ok; blind: it cannot be seen"),
@@ -129,18 +134,18 @@ def pipe_columns() -> list[Column]:
         _figure("rate", "RATE/s", 6, "rate_per_s", fmt.rate, "operations a second"),
         _figure("bytes", "BYTES/s", 7, "throughput_bytes_per_s", fmt.size,
                 "throughput = rate x mean size"),
+        *(_figure(key, key.upper() if key != "p999" else "P99.9", 6, field, fmt.duration,
+                  "percentile of its latency") for key, field in _NS.items()),
         _figure("size", "SIZE", 5, "mean_size_bytes", fmt.size, "mean size of an operation"),
         _figure("conc", "CONC", 5, "concurrency", fmt.number,
                 "concurrency = rate x mean latency (Little)"),
-        *(_figure(key, key.upper() if key != "p999" else "P99.9", 6, field, fmt.duration,
-                  "percentile of its latency") for key, field in _NS.items()),
         _figure("errors", "ERR/s", 5, "errors_per_s", fmt.rate, "errors a second"),
         _figure("headroom", "ROOM%", 5, "headroom_pct", fmt.pct,
                 "what is left of a known or declared ceiling"),
         Column("since", "SINCE", 6, lambda p: "" if p.since_s is None
                else fmt.age(p.since_s * 1e9), sort=lambda p: p.since_s, help="tight for so long"),
-        Column("blind", "WHY BLIND", 14, lambda p: p.why_blind, "left", style=lambda _: "dim",
-               min_width=10, help="what is missing where it cannot be seen"),
+        Column("past", "STALLED BEFORE", SPARK, lambda p: spark(past(p), SPARK), "left",
+               style=lambda _: "accent", help="its stall in the last samples, from zero"),
     ]
 
 
@@ -194,8 +199,8 @@ class DiagnosisPane(ViewPane):
                 actor_columns(), lambda r: (r.role, r.place), sort="role", frozen=2,
                 id="actors-table"))
             yield self._section("pipes", VirtualTable(
-                pipe_columns(), lambda p: (p.pipe, p.resource or ""), sort="stalled", frozen=2,
-                id="pipes-table"))
+                pipe_columns(self._stalled), lambda p: (p.pipe, p.resource or ""),
+                sort="stalled", frozen=2, id="pipes-table"))
             yield self._section("findings", VirtualTable(
                 finding_columns(), lambda r: r.place, sort="since", frozen=1,
                 id="findings-table"))
@@ -203,6 +208,9 @@ class DiagnosisPane(ViewPane):
     def _arrange(self) -> None:
         super()._arrange()
         self.set_class(self.big, "-big")
+        table = self.query_one("#evidence-table", VirtualTable)
+        table.declared = evidence_columns(42 if self.big else 31)
+        table.choose_columns(table.layout_chosen)
 
     # -- each tick -------------------------------------------------------------------------------
 
@@ -233,9 +241,9 @@ class DiagnosisPane(ViewPane):
         self._fill("evidence", rows, "nothing is tight: no evidence is needed")
 
     def _past(self, report: Report) -> dict[str, tuple[float | None, ...]]:
-        """The figures of the pipe in question over the last minute, by their text."""
+        """The last figures of the pipe in question, by their text."""
         chosen = named(report)
-        ticks = list(self._history.ticks)[-60:]
+        ticks = list(self._history.ticks)[-SPARK:]
         found: dict[str, list[float | None]] = {e.text: [] for e in report.verdict.evidence}
         for tick in ticks:
             pipes = tick.report.pipes if tick.report is not None else []
@@ -248,6 +256,13 @@ class DiagnosisPane(ViewPane):
     def _show_actors(self, frame: Frame, report: Report | None) -> None:
         rows = _actor_rows(report.verdict) if report is not None else []
         self._fill("actors", rows, "nobody: nothing is tight", "Enter opens, p and c go into it")
+
+    def _stalled(self, pipe: Pipe) -> Series:
+        """How much was stalled in a pipe in the last samples."""
+        return tuple(next((p.stalled for p in tick.report.pipes
+                           if (p.pipe, p.resource) == (pipe.pipe, pipe.resource)), None)
+                     if tick.report is not None else None
+                     for tick in list(self._history.ticks)[-SPARK:])
 
     def _show_pipes(self, frame: Frame, report: Report | None) -> None:
         rows: list[Pipe] = report.pipes if report is not None else []

@@ -129,12 +129,13 @@ def squeeze(verdict: Verdict) -> list[Piece]:
     culprits = verdict.culprits
     by = {(a.pid, a.comm) for a in culprits}
     victims = [a for a in verdict.victims if (a.pid, a.comm) not in by] or [
-        a for a in verdict.victims if not culprits or (a.pid, a.comm) != (
-            culprits[0].pid, culprits[0].comm)]
+        a for a in verdict.victims if not culprits or a.comm != culprits[0].comm]
     if culprits and victims:
-        return [(_actor(culprits), "bad"), (" squeezes ", "dim"), (_actor(victims), "strong")]
+        verb = " squeezes " if len(culprits) == 1 else " squeeze "
+        return [(_actor(culprits), "bad"), (verb, "dim"), (_actor(victims), "strong")]
     if culprits:
-        return [(_actor(culprits), "bad"), (" squeezes itself" if verdict.victims else "", "dim")]
+        own = " squeezes itself" if len(culprits) == 1 else " squeeze themselves"
+        return [(_actor(culprits), "bad"), (own if verdict.victims else "", "dim")]
     return [(_actor(victims), "strong"), (" waits", "dim")] if victims else []
 
 
@@ -168,15 +169,13 @@ Past = Mapping[str, Sequence[float | None]]
 
 def evidence_lines(verdict: Verdict, past: Past, most: int) -> list[list[Piece]]:
     """Its figures in so many lines, what is beyond a reference first."""
-    first = sorted(verdict.evidence, key=lambda e: not beyond(e))[:max(0, most)]
-    wide = max((len(e.text) for e in first), default=0)
     lines: list[list[Piece]] = []
-    for e in first:
+    for e in sorted(verdict.evidence, key=lambda e: not beyond(e))[:max(0, most)]:
         figure = f"{fmt.figure(e.value)} {e.unit}"
-        reference = f"  over {fmt.figure(e.reference or 0.0)}" if beyond(e) else ""
-        lines.append([(f"  {figure:>14}", "bad" if reference else "strong"),
-                      (f"  {e.text:<{wide}}", "normal"), (f"{reference:<11}  ", "dim"),
-                      (spark(past.get(e.text, ()), SPARK), "accent")])
+        lines.append([(" " + spark(past.get(e.text, ()), SPARK).rjust(SPARK), "accent"),
+                      (f" {figure:>14}", "bad" if beyond(e) else "strong"),
+                      (f"  {e.text}", "normal"),
+                      (f"  over {fmt.figure(e.reference or 0.0)}" if beyond(e) else "", "dim")])
     return lines
 
 
@@ -193,4 +192,5 @@ def in_words(report: Report | None, width: int, room: int, past: Past) -> list[l
             advice += _wrapped(lead, text, style, width)
     for finding in report.findings[:1] if not tight else []:
         advice += _wrapped("found  ", finding.text, "warn", width)
-    return [*said, *evidence_lines(v, past, room - len(said) - len(advice)), *advice]
+    most = max(1, room - len(said) - len(advice)) if room else 0  # one figure is always there
+    return [*said, *evidence_lines(v, past, most), *advice]
