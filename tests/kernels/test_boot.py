@@ -1,4 +1,4 @@
-"""The quickest check: every program compiles without headers, passes the verifier, attaches.
+"""The quickest check: each program compiles without headers, passes the verifier, attaches."""
 
 from __future__ import annotations
 
