@@ -148,18 +148,20 @@ def test_a_contended_mutex_and_an_idle_pool() -> None:
     assert pool.verdict.pipe == "none"
 
 
-@pytest.mark.parametrize(("feeder", "busy_pct", "pipe"), [
-    (0.0, 25.0, "lock"),   # four threads take turns at one thing: one of them is not waiting
-    (0.0, 10.0, "none"),   # a pool with little to do
-    (0.0, 40.0, "none"),   # a pool with more than one at work
-    (300.0, 25.0, "none")])  # a pool, and a thread that feeds it
+@pytest.mark.parametrize(("feeder", "busy_pct", "queued_pct", "pipe"), [
+    (0.0, 25.0, 0.0, "lock"),   # four threads take turns at one thing: one of them is not waiting
+    (0.0, 10.0, 0.0, "none"),   # a pool with little to do
+    (0.0, 40.0, 0.0, "none"),   # a pool with more than one at work
+    (0.0, 40.0, 14.0, "lock"),  # one at work, others on their way to the lock wait for a CPU
+    (300.0, 25.0, 0.0, "none")])  # a pool, and a thread that feeds it
 def test_other_futexes_only_with_the_signs_of_a_lock(
-        feeder: float, busy_pct: float, pipe: str) -> None:
+        feeder: float, busy_pct: float, queued_pct: float, pipe: str) -> None:
     def trouble(f: Frame) -> None:
         add(f, process(100, threads=5, off_cpu_pct={"lock": 500 - 4 * busy_pct}))
         f.processes.threads = [
             Thread(100, 100, "main", "S", 0, 0.0, 0.0, 0.0, None, feeder, 0.0),
-            *(Thread(101 + i, 100, "w", "S", 0, 1.0, 0.0, 100 - busy_pct, "futex", 150.0, 0.0)
+            *(Thread(101 + i, 100, "w", "S", 0, 1.0, queued_pct, 100 - busy_pct, "futex", 150.0,
+                     0.0)
               for i in range(4))]
 
     assert watch(trouble).verdict.pipe == pipe
@@ -221,6 +223,22 @@ def test_workers_that_wait_for_requests_most_of_their_time_are_no_askers() -> No
         add(f, server)
 
     assert watch(trouble).verdict.pipe == "none"
+
+
+def test_who_sends_by_a_clock_and_reads_apart_waits_for_no_answer() -> None:
+    def trouble(pause: float) -> Report:
+        def paced(f: Frame) -> None:
+            assert f.tcp is not None
+            f.tcp.connections = [asker(1, 0.9)]  # type: ignore[list-item]
+            f.processes.threads = [
+                Thread(100, 100, "send", "S", 0, 3.0, 0.0, 0.0, None, pause, 0.0),
+                Thread(101, 100, "read", "S", 0, 3.0, 0.0, 96.0, "recvfrom", 900.0, 0.0)]
+            add(f, process(100, "app", threads=2, waits_pct={"socket": 96.0}))
+
+        return watch(paced)
+
+    assert trouble(900.0).verdict.pipe == "none"
+    assert trouble(1.0).verdict.pipe == "upstream"  # that thread does nothing
 
 
 def test_a_peer_here_that_works_or_waits_for_one_that_does_is_no_upstream() -> None:

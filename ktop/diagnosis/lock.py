@@ -33,7 +33,9 @@ def contended(look: Look, w: Waiter) -> tuple[float, float]:
             for q in queue):
         return 0.0, 0.0
     waiting = sum(q.blocked_pct or 0.0 for q in queue) / 100
-    return (waiting, 0.6) if abs(len(queue) - waiting - 1) <= t.futex_one else (0.0, 0.0)
+    queued = sum(q.runq_wait_pct or 0.0 for q in queue) / 100  # for a CPU, before they try again
+    one = len(queue) - waiting
+    return (waiting, 0.6) if 1 - t.futex_one <= one <= 1 + t.futex_one + queued else (0.0, 0.0)
 
 
 def measure(look: Look) -> list[Pipe]:

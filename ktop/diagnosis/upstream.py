@@ -117,18 +117,21 @@ class _Asker:
         return sum(busy for busy, _ in self.rows)
 
 
-def _blocked(look: Look) -> dict[int, int]:
-    """By process: threads that wait at a socket for most of the time."""
-    found = {pid: 1 for pid, w in look.waiters.items()
-             if w.process.threads == 1 and w.socket >= look.limits.upstream_share}
-    least = 100 * look.limits.upstream_share
+def _threads(look: Look) -> tuple[dict[int, int], dict[int, float]]:
+    """By process: how many threads wait at a socket for most of the time; and how often the
+    busiest of those that sleep by choice goes on, a second."""
+    t = look.limits
+    waiting = {pid: 1 for pid, w in look.waiters.items()
+               if w.process.threads == 1 and w.socket >= t.upstream_share}
+    paces: dict[int, float] = {}
     for thread in look.frame.processes.threads:
-        w = look.waiters.get(thread.pid)
-        if (w is not None and w.socket >= look.limits.upstream_share
-                and (thread.blocked_pct or 0.0) >= least
+        w, blocked = look.waiters.get(thread.pid), (thread.blocked_pct or 0.0) / 100
+        if blocked < 1 - t.upstream_share:
+            paces[thread.pid] = max(paces.get(thread.pid, 0.0), thread.voluntary_per_s or 0.0)
+        elif (w is not None and w.socket >= t.upstream_share <= blocked
                 and thread.blocked_reason not in ("futex", "lock", "disk", "iowait")):
-            found[thread.pid] = found.get(thread.pid, 0) + 1
-    return found
+            waiting[thread.pid] = waiting.get(thread.pid, 0) + 1
+    return waiting, paces
 
 
 def chatty(look: Look, tcp: Tcp) -> list[tuple[float, Connection]]:
@@ -139,12 +142,16 @@ def chatty(look: Look, tcp: Tcp) -> list[tuple[float, Connection]]:
         busy = asking(look, c)
         if busy > 0.02 and look.inside(c.pid, c.cgroup):
             askers.setdefault(c.pid, _Asker()).rows.append((busy, c))
-    blocked = _blocked(look) if askers else {}
+    blocked, paces = _threads(look) if askers else ({}, {})
     found = []
     for pid, asker in askers.items():
         threads = blocked.get(pid, 0) if pid is not None else 0
         bound = bool(threads) and asker.busy >= t.upstream_share * threads
-        found += [(busy, c) for busy, c in asker.rows if bound or busy >= t.upstream_alone]
+        rows = [(busy, c) for busy, c in asker.rows if bound or busy >= t.upstream_alone]
+        # Sent by a thread that sleeps in between: that one waits for no answer.
+        paced = paces.get(pid, 0.0) if pid is not None else 0.0
+        if paced < sum(c.segments_out_per_s or 0.0 for _, c in rows) / 2:
+            found += rows
     return [(busy, c) for busy, c in found
             if not (look.other_end(c) is not None and (c.srtt_ns or 0) < t.upstream_local_ns)]
 
