@@ -27,6 +27,7 @@ from rich.cells import cell_len
 from rich.color import ColorSystem
 from textual import constants
 from textual._compositor import ChopsUpdate, LayoutUpdate
+from textual._styles_cache import StylesCache
 from textual._xterm_parser import XTermParser
 from textual.app import App
 from textual.command import CommandPalette
@@ -46,6 +47,10 @@ UNWANTED = ("\x1b]22;", "\x1b[<u")
 # origin, insert mode, line wrap, style.
 DRAW_RESET = "\x0f\x1b(B\x1b[r\x1b[?6l\x1b[4l\x1b[?7l\x1b[m"
 SYNC_START, SYNC_END = "\x1b[?2026h", "\x1b[?2026l"
+
+# Cached, but no @classmethod: the cache would keep the pictures of 1,024 widgets long closed.
+StylesCache.get_inner_outer = classmethod(  # type: ignore[assignment]
+    StylesCache.__dict__["get_inner_outer"])
 
 _ASCII = str.maketrans({
     **dict.fromkeys("─━═╌╍┄┅┈┉╴╶╸╺▔▁⎺⎽", "-"), **dict.fromkeys("│┃║╎╏┆┇┊┋▏▕▎▌▍▐", "|"),
