@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import socket
@@ -14,15 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import msgspec  # noqa: F401 - `readable` looks where it is
 import pytest
 
 from ktop import capabilities
-from ktop.capabilities import COLLECTOR, Cap
-from ktop.collect.main import Collector, Options
+from ktop.bpf import syscall
+from ktop.capabilities import COLLECTOR, SYMBOLS, Cap
+from ktop.collect.main import Collector
+from ktop.collect.stacks_symbols import KERNEL, Symbols, settle
 from ktop.model import Frame
 from ktop.recording import Recording
-from tests.livekit import child
+from tests.livekit import child, collecting
 from tests.ptyshell import ROOT, children, until
 from tests.test_privileges import bits, fields, in_child, mask, service_capabilities
 from tests.test_recording import public  # noqa: F401
@@ -30,6 +33,7 @@ from tests.test_recording import public  # noqa: F401
 pytestmark = pytest.mark.live
 SYSTEM_PYTHON = "/usr/bin/python3"
 CLONE_NEWNET = 0x40000000
+RETURN_0 = bytes([0xb7, *[0] * 7, 0x95, *[0] * 7])  # r0 = 0; exit
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +60,6 @@ def other() -> Iterator[int]:
 def seen(frame: Frame, pid: int) -> set[str]:
     """Which of the things that need a capability this frame has."""
     found = set()
-    if any(p.status in ("live", "off") for p in frame.health.probes):
-        found.add("probes")
-    if any(p.run_ns is not None for p in frame.health.probes):
-        found.add("cost")
     if frame.tcp is not None and any(row.pid == pid for row in frame.tcp.listeners):
         found.add("namespaces")
     detail = frame.detail
@@ -73,36 +73,38 @@ def seen(frame: Frame, pid: int) -> set[str]:
     return found
 
 
-def without(pid: int, missing: frozenset[Cap], expected: set[str]) -> tuple[set[str], Frame]:
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    """Loaded by root; the tests fork it, and take away."""
+    with collecting() as found:
+        yield found
+
+
+def without(collector: Collector, pid: int, missing: frozenset[Cap],
+            expected: set[str]) -> set[str]:
     """What a collector sees that has all but these; `expected` is waited for."""
     def work() -> str:
         capabilities.keep_only(COLLECTOR - missing)
-        collector = Collector(Options())
-        collector.start()
-        try:
-            collector.tick()
-            collector.settle()
-            collector.look_at(pid)
-            found: set[str] = set()
-            for _ in range(40):
-                frame = collector.tick()
-                more = seen(frame, pid)
-                if expected <= found:
-                    break
-                found |= more
-                time.sleep(0.05)
-            return msgspec.json.encode([sorted(found | more), frame.health.banner,
-                                        frame.health.notes]).decode()
-        finally:
-            collector.close()
+        collector.look_at(pid)
+        found: set[str] = set()
+        with contextlib.suppress(PermissionError):
+            os.close(syscall.enable_run_stats())
+            found.add("cost")
+        for _ in range(40):
+            done = expected <= found
+            found |= seen(collector.tick(), pid)
+            if done:  # and one sample more, for what should not come
+                break
+            time.sleep(0.05)
+        told = sorted(str(cap) for cap, _ in capabilities.blind())
+        return " ".join([*sorted(found), *told, "."])
 
     said = in_child(work)
-    assert said.startswith("[["), said
-    found, banner, notes = msgspec.json.decode(said)
-    return set(found), (banner or "", notes)
+    assert said.endswith("."), said
+    return set(said.split()) - {"."}
 
 
-EVERYTHING = {"probes", "cost", "namespaces", "io", "descriptors", "stack"}
+EVERYTHING = {"cost", "namespaces", "io", "descriptors", "stack"}
 
 
 @pytest.mark.parametrize(("missing", "lost"), [
@@ -110,21 +112,42 @@ EVERYTHING = {"probes", "cost", "namespaces", "io", "descriptors", "stack"}
     ((Cap.SYS_PTRACE,), {"namespaces", "io", "descriptors", "stack"}),
     ((Cap.DAC_READ_SEARCH,), {"io", "descriptors", "stack"}),
     ((Cap.SYS_ADMIN,), {"namespaces", "stack", "cost"}),
-    ((Cap.SYS_ADMIN, Cap.BPF), {"probes", "namespaces", "cost", "stack"}),
-    ((Cap.SYS_ADMIN, Cap.PERFMON), {"probes", "namespaces", "cost", "stack"}),
 ], ids=lambda value: "-".join(sorted(map(str, value))) or "nothing")
-def test_each_capability_is_for_something(other: int, missing: tuple[Cap, ...],
-                                          lost: set[str]) -> None:
-    found, (banner, notes) = without(other, frozenset(missing), EVERYTHING - lost)
-    assert found == EVERYTHING - lost
-    said = [cap for cap in missing if f"without {cap} it does not see" in " ".join(notes)]
-    if not missing:
-        assert "without" not in " ".join(notes) and "figures are missing" not in banner
-    elif "probes" in lost:
-        assert f"no BPF: root, but without {missing[-1]}" in banner
-    else:
-        assert said == list(missing)
-        assert banner == f"some figures are missing: no {missing[0]} (ktop doctor says which)"
+def test_each_capability_is_for_something(collector: Collector, other: int,
+                                          missing: tuple[Cap, ...], lost: set[str]) -> None:
+    found = without(collector, other, frozenset(missing), EVERYTHING - lost)
+    assert found == (EVERYTHING - lost) | {str(cap) for cap in missing}  # what it lacks it knows
+
+
+@pytest.mark.parametrize("missing", [(), (Cap.BPF,), (Cap.PERFMON,)],
+                         ids=lambda value: "-".join(map(str, value)) or "nothing")
+def test_without_these_nothing_is_loaded(missing: tuple[Cap, ...]) -> None:
+    """SYS_ADMIN stands for both, so it has to go too."""
+    def work() -> str:
+        capabilities.keep_only(COLLECTOR - {*missing, Cap.SYS_ADMIN})
+        said = capabilities.why_no_bpf() or "may"
+        try:
+            syscall.prog_load(RETURN_0, "nothing", syscall.PROG_RAW_TRACEPOINT)
+        except OSError as err:
+            return f"{said}: {errno.errorcode[err.errno or 0]}"
+        return f"{said}: loaded"
+
+    assert in_child(work) == (
+        f"root, but without {missing[0]}: EPERM" if missing else "may: loaded")
+
+
+def test_the_reader_of_symbols_can_load_no_bpf() -> None:
+    found = Symbols()
+    try:
+        found.ask(KERNEL, [1])
+        settle(found, 60)
+        assert found._child is not None
+        pid = found._child.pid
+        assert bits(pid, "CapEff") == bits("self", "CapPrm") & mask(SYMBOLS)
+        assert bits(pid, "CapBnd") == bits(pid, "CapPrm") == bits(pid, "CapEff")
+        assert fields(pid)["NoNewPrivs"] == "1"
+    finally:
+        found.close()
 
 
 # -- the service -----------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ import ktop
 from ktop import capabilities
 from ktop.capabilities import COLLECTOR, COMPILE, FILES, NEEDS, SYMBOLS, Cap
 from ktop.privileges import drop_privileges
-from tests.ptyshell import FAKE, ROOT, PtyShell, children, environment
+from tests.ptyshell import FAKE, ROOT, PtyShell, children, environment, until
+from tests.test_recording import public  # noqa: F401
 from tests.timekit import record
 
 PACKAGE = Path(ktop.__file__).parent
@@ -187,6 +188,42 @@ def test_every_process_of_a_session_under_sudo() -> None:
         assert not [words for words in named if len(words) > 7 and words[6] in sockets]
         shell.send("q")
         assert shell.wait() == 0
+
+
+@AS_ROOT
+def test_the_real_collector_and_recorder(public: Path) -> None:  # noqa: F811
+    os.chmod(public, 0o777)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ktop", "record", "--no-bpf", "--interval", "0.2", "-o",
+         str(public / "a.ktop")], cwd=ROOT, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+        env={**os.environ, "SUDO_UID": "65534", "SUDO_GID": "65534"})
+    try:
+        until((public / "a.ktop").exists, "it records")
+        until(lambda: len(children(process.pid)) == 2, "both children")
+        users = {fields(pid)["Uid"].split()[0]: pid for pid in children(process.pid)}
+        assert users.keys() == {"0", "65534"}
+        had = bits("self", "CapPrm")
+        for pid, keep in ((process.pid, capabilities.SUPERVISOR), (users["0"], COLLECTOR),
+                          (users["65534"], frozenset())):
+            kept = had & mask(keep)
+            until(lambda pid=pid, kept=kept: bits(pid, "CapEff") == kept, "no more than it needs")
+            assert bits(pid, "CapBnd") == bits(pid, "CapPrm") == kept
+            assert fields(pid)["NoNewPrivs"] == str(int(pid != process.pid))
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@AS_ROOT
+def test_a_command_without_a_process_tree_is_a_collector() -> None:
+    process = subprocess.Popen([sys.executable, "-m", "ktop", "collect", "--no-bpf"], cwd=ROOT,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None and process.stdout.read(1)
+        assert bits(process.pid, "CapEff") == bits("self", "CapPrm") & mask(COLLECTOR)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 # -- files -----------------------------------------------------------------------------------------
