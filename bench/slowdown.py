@@ -147,7 +147,7 @@ def _fio(file: Path, depth: int, seconds: float) -> float:
 def _loads(stack: contextlib.ExitStack, quick: bool, absent: dict[str, str]) -> dict[str, Load]:
     """What is slowed: a run of each is its rate."""
     cpu = min(os.sched_getaffinity(0))
-    seconds = 0.5 if quick else 0.8
+    seconds = 0.4 if quick else 0.8
     loads: dict[str, Load] = {}
     if shutil.which("perf") and shutil.which("taskset"):
         loads["`perf bench sched pipe`"] = lambda: _pipe(cpu, 20_000 if quick else 100_000)
@@ -174,23 +174,26 @@ def _loads(stack: contextlib.ExitStack, quick: bool, absent: dict[str, str]) -> 
     return loads
 
 
-def _round(loads: dict[str, Load], forth: bool, missing: dict[str, str], place: Path) -> Rates:
-    """Every load under everything, once."""
+def _round(loads: dict[str, Load], forth: bool, missing: dict[str, str],
+           place: Path | None) -> Rates:
+    """Every load under everything, once. place: for a recording; None: neither that nor panes."""
+    panes = on_demand() if place is not None else []
     rates: Rates = {}
 
     def measure(under: str) -> None:
         rates[under] = {name: load() for name, load in loads.items()}
 
     def under_ktop() -> None:
-        wanted = {ON: (), **{layer: (layer,) for layer in on_demand()}, EVERY: LAYERS}
+        wanted = {ON: (), **{layer: (layer,) for layer in panes}, EVERY: LAYERS}
         with ktop() as watch:
             for name, layers in wanted.items() if forth else reversed(wanted.items()):
                 watch(layers)
                 measure(name)
 
     def under_recording() -> None:
-        with recording(place):
-            measure(RECORD)
+        if place is not None:
+            with recording(place):
+                measure(RECORD)
 
     def under_peers() -> None:
         with contextlib.ExitStack() as stack:
@@ -216,7 +219,7 @@ def _rows(rounds: list[Rates], missing: dict[str, str]) -> list[Row]:
     always = " + ".join(n for n in ALWAYS if n not in missing)
     more = " + ".join(["all these", *(n for n in LOOKED_AT if n not in missing)])
     rows = []
-    for under in (ON, *on_demand(), EVERY, RECORD):
+    for under in (name for name in (ON, *on_demand(), EVERY, RECORD) if name in rounds[0]):
         for load in rounds[0]["off"]:
             peers: dict[str, list[float] | str] = {}
             if under == ON:
@@ -264,5 +267,6 @@ def run(quick: bool) -> list[Row]:
             except (Missing, OSError, ValueError, subprocess.CalledProcessError) as err:
                 absent[name] = f"{name} does not run here: {err}"[:120]
                 del loads[name]
-        rounds = [_round(loads, i % 2 == 0, missing, place) for i in range(1 if quick else 4)]
+        rounds = [_round(loads, i % 2 == 0, missing, None if quick else place)
+                  for i in range(1 if quick else 4)]
     return _rows(rounds, missing) + [Row(name, "", why) for name, why in absent.items()]
