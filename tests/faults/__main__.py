@@ -73,7 +73,8 @@ def main() -> int:
         print(f"faults: interrupted ({err})", file=sys.stderr)
     finally:
         collector.close()
-    print("\n".join(["", *confusion(outcomes), "", summary(outcomes), *misses(outcomes)]))
+    if outcomes:
+        print("\n".join(["", *confusion(outcomes), "", summary(outcomes), *misses(outcomes)]))
     if args.readme and outcomes and not interrupted:
         write_readme(markdown(outcomes, args.seed))
     return 130 if interrupted else 0 if all(o.good for o in outcomes) else 1
