@@ -69,7 +69,7 @@ class Pipe(Part):
 
 class Finding(Part):
     """Something that is wrong and stalls nobody (yet). kind: `forks`, `missing files`,
-    `descriptors`, `oom`."""
+    `descriptors`, `oom`, `quota bursts`, `ceiling` (a declared limit is near)."""
 
     kind: str
     text: str
