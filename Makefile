@@ -13,7 +13,9 @@ TEST_PACKAGES += man-db mandoc zsh fish
 # Its package starts a service: only where nobody lives.
 TEST_PACKAGES += $(if $(CI),openssh-server)
 # The peers of bench/. A missing one is a `-` in the table.
-BENCH_PACKAGES := htop btop libbpf-tools
+BENCH_PACKAGES := htop btop libbpf-tools bpftrace
+# Their packages start services: only where nobody lives.
+BENCH_PACKAGES += $(if $(CI),atop postgresql)
 # From SVG to PNG.
 SHOT_PACKAGES := librsvg2-bin fonts-dejavu-core
 
