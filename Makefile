@@ -78,7 +78,7 @@ screenshots: setup-dev  ## pictures of each pane from the recorded session
 	@$(call packages,$(SHOT_PACKAGES),there are SVGs only)
 	@$(BIN)/python -m screenshots.make
 
-bench: setup-bench  ## every figure of the README; ARGS="--quick", ARGS="start bytes"
+bench: setup-bench  ## every figure of the README; ARGS="--quick", ARGS="start hooks"
 	@$(BIN)/python -m bench $(ARGS)
 
 clean:  ## .venv and every cache

@@ -120,10 +120,11 @@ def head(machine: str, results: Results) -> str:
     """Where and when."""
     dates = [one["date"][:10] for one in results.values()] or ["-"]
     commits = sorted({one["commit"] for one in results.values()}) or ["-"]
-    loads = [one["load_before"] for one in results.values()] or [0.0]
+    loads = [one["load_before"] for one in results.values() if "load_before" in one]
     when = dates[0] if min(dates) == max(dates) else f"{min(dates)} to {max(dates)}"
-    return (f"{machine}; {when}, commit {', '.join(commits)}; load of the host before each bench "
-            f"{min(loads):.1f} to {max(loads):.1f}.")
+    busy = (f"; load of the host before each bench {min(loads):.1f} to {max(loads):.1f}"
+            if loads else "")
+    return f"{machine}; {when}, commit {', '.join(commits)}{busy}."
 
 
 def readme(machine: str, results: Results, plots: list[Path]) -> list[str]:
@@ -131,7 +132,8 @@ def readme(machine: str, results: Results, plots: list[Path]) -> list[str]:
     lines = ["`make bench` writes this section (and `bench/results.json`): twenty minutes, as",
              "root, on a host that does little else. `make bench ARGS=\"hooks tick\"` measures two",
              "of it, `--quick` is a look that is kept nowhere. Peers run on the same host in the",
-             "same minutes, so the ratios travel better than the figures.", "",
+             "same minutes, so the ratios travel better than the figures. PostgreSQL and atop,",
+             "whose packages start services, take part where they are installed.", "",
              head(machine, results), "", *budgets.table(rows_of(results))]
     matrix = slowdown.matrix(rows_of(results, "slowdown"))
     if matrix:
