@@ -102,6 +102,6 @@ def null_disk() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A mounted ext4 with 256 MB."""
+    """A mounted ext4 with 192 MB."""
     with machinery.ram_disk(tmp_path_factory.mktemp("disk")) as where:
         yield where

@@ -219,11 +219,11 @@ def test_direct_reclaim_of_the_host(collector: Collector, proved: Proved, disk: 
     try:
         with statistics():
             with big.open("wb") as f:
-                for _ in range(150):
+                for _ in range(60):
                     f.write(bytes(1 << 20))
             os.sync()
             reserve.write_text(str(min(free_kb - 30_000, 1_200_000)))
-            for _ in range(20):
+            for _ in range(10):
                 with big.open("rb") as f:
                     while f.read(1 << 20):
                         pass
