@@ -65,7 +65,8 @@ def build_all(temporary: Path) -> Path:
     if differ := [name for name in of_sdist.keys() | of_tree.keys()
                   if of_sdist.get(name) != of_tree.get(name)]:
         raise Broken(f"the wheel made of the sdist is another: {', '.join(sorted(differ))}")
-    tracked = run("git", "ls-files", "ktop").split() if (ROOT / ".git").exists() else []
+    tracked = (run("git", "-c", "safe.directory=*", "ls-files", "ktop").split()
+               if (ROOT / ".git").exists() else [])
     if missing := [name for name in tracked if name not in of_sdist and (ROOT / name).exists()]:
         raise Broken(f"not in the wheel: {', '.join(missing)}")
     if strange := [name for name in of_sdist if name.partition("/")[0] not in (
