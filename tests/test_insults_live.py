@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from ktop.bpf import syscall
+from ktop.collect import host as host_mod
 from ktop.collect.main import Collector
 from ktop.model import Frame
-from tests.livekit import child, collecting, spin
+from tests.livekit import child, collecting, left_of, row, spin
 
 pytestmark = pytest.mark.live
 
@@ -142,3 +144,99 @@ def test_tracefs_gone_is_said_and_back_is_used(collector: Collector) -> None:
     collector.watch(["processes"])
     frame = after(collector)
     assert engine.live("exec_failed") and frame.health.banner is None
+
+
+class ShiftedClocks:
+    """`time` with clocks that somebody has set: what CLOCK_REALTIME and CLOCK_BOOTTIME gained."""
+
+    def __init__(self) -> None:
+        self.wall_ns = self.boot_ns = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(time, name)
+
+    def clock_gettime_ns(self, clock: int) -> int:
+        shift = {time.CLOCK_REALTIME: self.wall_ns, time.CLOCK_BOOTTIME: self.boot_ns}
+        return time.clock_gettime_ns(clock) + shift.get(clock, 0)
+
+
+HOUR = 3_600_000_000_000
+
+
+@pytest.mark.parametrize(("wall", "boot"), [(HOUR, 0), (-HOUR, 0), (HOUR, HOUR)],
+                         ids=["forwards", "backwards", "suspend"])
+def test_a_clock_that_steps_changes_no_rate(
+        collector: Collector, monkeypatch: pytest.MonkeyPatch, wall: int, boot: int) -> None:
+    """The tick's time is monotonic; the step is told as a gap, once."""
+    clocks = ShiftedClocks()
+    monkeypatch.setattr(host_mod, "time", clocks)
+    with child(spin) as pid:
+        after(collector)
+        before = after(collector)
+        clocks.wall_ns, clocks.boot_ns = wall, boot
+        stepped, later = after(collector), after(collector)
+        clocks.wall_ns = clocks.boot_ns = 0
+        after(collector)
+    assert stepped.clock.gap_ns == pytest.approx(wall, abs=60e9)
+    assert later.clock.gap_ns == 0
+    for frame in (stepped, later):
+        interval = frame.clock.interval_ns
+        assert interval is not None and 0 < interval < 60e9
+        mine = row(frame, pid)
+        assert mine.cpu_pct is not None and 0 <= mine.cpu_pct < 110
+        assert mine.start_boottime_ns == row(before, pid).start_boottime_ns
+        assert all(p.cpu_pct is None or p.cpu_pct < 150 * p.threads for p in frame.processes.rows)
+    grown = stepped.host.uptime_ns - before.host.uptime_ns
+    assert grown == pytest.approx(boot, abs=60e9)
+
+
+def test_two_at_once_both_count_and_neither_takes_the_other_along(
+        collector: Collector) -> None:
+    def done(one: Frame, other: Frame) -> int:
+        return (other.processes.execs_total or 0) - (one.processes.execs_total or 0)
+
+    def execute(times: int) -> None:
+        for _ in range(times):
+            subprocess.run(["/bin/true"], check=True)
+
+    quiet(collector)
+    with collecting() as second:
+        assert second._late is not None
+        theirs = {syscall.prog_info(fds[0])["id"] for engine in second._late.engines
+                  for fds in engine.loaded.probes.values()}
+        outer, inner = collector.tick(), second.tick()
+        execute(40)
+        inside = done(inner, second.tick())
+        assert 40 <= inside <= done(outer, collector.tick())
+    assert left_of(theirs) == set()
+    one = collector.tick()
+    execute(20)
+    other = collector.tick()
+    assert done(one, other) >= 20 and other.health.banner is None
+
+
+_STORM = """
+import os, sys
+for _ in range(int(sys.argv[1])):
+    os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+"""
+
+
+def test_executions_as_fast_as_the_machine_can_add_up(collector: Collector) -> None:
+    """Seen, left out of the frame and lost: together all that was done."""
+    storm = 3_000
+    quiet(collector)
+    before = collector.tick()
+    seen = cut = 0
+    with subprocess.Popen([sys.executable, "-I", "-c", _STORM, str(storm)]) as p:
+        over = False
+        while not over:
+            over = p.poll() is not None
+            time.sleep(0.1)
+            collector.drain()
+            frame = collector.tick()
+            seen += sum(e.kind == "exec" and e.ppid == p.pid for e in frame.processes.events)
+            cut += frame.processes.events_cut
+    lost = frame.health.lost_total - before.health.lost_total
+    assert seen <= storm <= seen + cut + lost
+    assert (frame.processes.execs_total or 0) - (before.processes.execs_total or 0) >= storm

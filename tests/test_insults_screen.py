@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections import Counter
 
 from textual._styles_cache import StylesCache
 from textual.widget import Widget
 
 from ktop.app import KtopApp
+from ktop.model import Cgroup, Frame
+from ktop.model_tcp import CONNECTIONS_PER_FRAME, Connection, Tcp
+from ktop.wire import decode_body, encode_body
 from tests import session
+from tests.frames import make_frame
 from tests.test_app import FakeSource, Stage
 
 
@@ -34,3 +39,43 @@ async def test_a_screen_that_is_closed_leaves_nothing_in_memory() -> None:
         for keys in steps:
             await stage.press(*keys)
         assert held() == before
+
+
+def crowd(seq: int) -> Frame:
+    """10,000 processes in 5,000 control groups, with as many connections as a frame may hold."""
+    frame = make_frame(seq, 10_000)
+    frame.cgroups = [Cgroup(number, f"/pods/pod{number // 10}/c{number}", f"c{number}")
+                     for number in range(1, 5_001)]
+    for i, process in enumerate(frame.processes.rows):
+        process.cgroup = i % 5_000 + 1
+    frame.tcp = Tcp(connections=[
+        Connection(n, 1, "10.0.0.1", 443, f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}",
+                   1024 + n % 60_000, "ESTAB", pid=103 + n % 10_000 * 3, comm="nginx",
+                   tx_bytes_per_s=float(n % 977), srtt_ns=n * 1_000)
+        for n in range(CONNECTIONS_PER_FRAME)])
+    return frame
+
+
+async def test_a_crowded_host_answers_every_key() -> None:
+    """CPU time from key to picture: a human waits for none of them. (Budgets: bench/drill.py.)"""
+    source = FakeSource()
+    app = KtopApp(lambda: source)
+    async with app.run_test(size=(120, 40)) as pilot:
+        stage = Stage(app, source, pilot)
+        first = crowd(1)
+        later = decode_body(encode_body(first))
+        later.seq, later.clock.interval_ns = 2, 1_000_000_000
+        later.clock.monotonic_ns += 1_000_000_000
+        later.clock.wall_ns += 1_000_000_000
+        await stage.play(first)
+        began = time.process_time()
+        await stage.play(later)
+        taken = {"a sample": time.process_time() - began}
+        for key in ("down", "pagedown", "end", "greater_than_sign", "I", "3", "end", "5", "6", "1",
+                    "g", "down", "g", "p", "backspace", "c", "backspace"):
+            began = time.process_time()
+            await stage.press(key)
+            taken[key] = max(taken.get(key, 0.0), time.process_time() - began)
+        assert app.newest is not None and len(app.newest.processes.rows) == 10_000
+    slow = {key: round(seconds, 2) for key, seconds in taken.items() if seconds > 2}
+    assert not slow, taken
