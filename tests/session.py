@@ -25,6 +25,8 @@ from ktop.wire import Control, Reader
 # Pictures of the recorded incidents: which, at what second of it, and the keys.
 INCIDENTS: dict[str, tuple[str, int, list[str]]] = {
     "diagnosis": ("disk", 85, ["6"]),
+    "pipes": ("upstream", 45, ["6", "v", "v"]),
+    "verdict": ("quota", 35, ["6"]),
     "detail": ("disk", 85, ["slash", *"orders", "enter", "down", "enter"]),
     "flame": ("disk", 95, ["slash", *"orders", "enter", "down", "S"]),
     "cgroups": ("disk", 85, ["4", "g"]),

@@ -192,5 +192,7 @@ def in_words(report: Report | None, width: int, room: int, past: Past) -> list[l
             advice += _wrapped(lead, text, style, width)
     for finding in report.findings[:1] if not tight else []:
         advice += _wrapped("found  ", finding.text, "warn", width)
+    if room and len(said) + 1 + len(advice) > room:  # who it is stands in the line above as well
+        said = _wrapped("", v.text.split("; ")[0].rstrip(".") + ".", "strong", width)
     most = max(1, room - len(said) - len(advice)) if room else 0  # one figure is always there
     return [*said, *evidence_lines(v, past, most), *advice]
