@@ -28,7 +28,7 @@ ARGS ?=
 NOW = $$(cat pyproject.toml Makefile | cksum; pwd)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bench run test check faults kernels bench screenshots man dist clean
+.PHONY: help setup setup-dev setup-bench run test check faults kernels insults soak bench screenshots man dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile \
@@ -73,6 +73,12 @@ dist: setup-dev  ## sdist and wheel into dist/, installed and tried in an empty 
 kernels: setup-dev  ## boot 5.10, 6.1, 6.12 and the newest kernel, check every probe; ARGS="6.1"
 	@$(call packages,$(KERNEL_PACKAGES),no other kernel can be booted)
 	@$(BIN)/python -m tests.kernels $(or $(ARGS),--write)
+
+insults: setup-dev  ## processes killed, stopped, starved; clocks, disks, links, probes, crowds
+	@$(BIN)/python -m pytest tests/test_insults*.py $(ARGS)
+
+soak: setup-dev  ## does anything grow? bench/soak.json, soak.svg; ARGS="--minutes 60"
+	@$(BIN)/python -m bench.soak $(ARGS)
 
 screenshots: setup-dev  ## pictures of each pane from the recorded session
 	@$(call packages,$(SHOT_PACKAGES),there are SVGs only)
