@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -73,6 +74,21 @@ def test_every_bpf_program_says_its_licence_and_its_text_is_here():
         assert (ROOT / f"LICENSES/{name}.txt").stat().st_size > 1000
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="ascii")
     assert b"Dual BSD/GPL" in syscall.prog_load.__code__.co_consts
+
+
+def test_what_the_systems_python_runs_is_for_old_ones_too():
+    # bcc belongs to /usr/bin/python3: 3.9 in RHEL 9, 3.10 in Ubuntu 22.04
+    names = "compile attach btf headers layers layout probes syscall *_layer".split()
+    sources = [path for name in names for path in (ROOT / "ktop/bpf").glob(f"{name}.py")]
+    assert len(sources) > 10
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text, path.name, feature_version=(3, 9))
+        hinted = any(getattr(node, "annotation", None) or getattr(node, "returns", None)
+                     for node in ast.walk(tree))
+        assert "from __future__ import annotations" in text or not hinted, path.name
+        for word in ("slots=True", "strict=", "import tomllib"):
+            assert word not in text, path.name
 
 
 def test_ci_script_is_executable_bash():
