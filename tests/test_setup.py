@@ -78,7 +78,8 @@ def test_every_bpf_program_says_its_licence_and_its_text_is_here():
 
 def test_what_the_systems_python_runs_is_for_old_ones_too():
     # bcc belongs to /usr/bin/python3: 3.9 in RHEL 9, 3.10 in Ubuntu 22.04
-    names = "compile attach btf headers layers layout probes syscall *_layer".split()
+    names = ("compile", "attach", "btf", "headers", "layers", "layout", "probes", "syscall",
+             "*_layer")
     sources = [path for name in names for path in (ROOT / "ktop/bpf").glob(f"{name}.py")]
     assert len(sources) > 10
     for path in sources:
