@@ -65,8 +65,10 @@ def write(readme: Path, results: list[Result]) -> None:
 
 INTRO = """
 `make kernels` boots stock Debian kernels in a throw-away VM, with Debian's own python3-bpfcc and
-without kernel headers, and wrote this table. `live`: the probe is attached, and counted a workload
-of known size exactly. `-`: this kernel has another probe in its place (before 6.5, 5a80bd075f3b,
-there is no `block_io_start`; `block_queued` and `block_issued` stand in).
+without kernel headers, and writes this table. `live`: the probe is attached, and counted a workload
+of known size exactly; `attached`: its program compiled, passed the verifier and is attached, and
+its count was not part of that run (`--checks boot`); `fallback`, `absent`: why is said below.
+`-`: this kernel has another probe in its place (before 6.5, 5a80bd075f3b, there is no
+`block_io_start`; `block_queued` and `block_issued` stand in).
 
 """
