@@ -124,6 +124,21 @@ def test_in_and_out_in_one_tick_of_the_clock(blocked_pct: float, accepted: int, 
     assert watch(trouble).verdict.pipe == pipe
 
 
+@pytest.mark.parametrize(("blocked_pct", "pipe"), [(11.0, "none"), (97.0, "upstream")])
+def test_ties_are_waited_for_by_a_thread_that_waits_and_not_by_many_a_little(
+        blocked_pct: float, pipe: str) -> None:
+    """Keep-alive clients that think between requests: 7 threads at 11% are no thread at 77%."""
+    def trouble(f: Frame) -> None:
+        assert f.tcp is not None
+        f.tcp.connections = [connection(i, sent_ago_ms=40, received_ago_ms=40) for i in range(7)]
+        f.processes.threads = [
+            Thread(100 + i, 100, "w", "S", 0, 0.5, 0.5, blocked_pct, "recvfrom", 90.0, 0.0)
+            for i in range(7)]
+        add(f, process(100, "client", threads=8, waits_pct={"socket": 7 * blocked_pct}))
+
+    assert watch(trouble).verdict.pipe == pipe
+
+
 def test_a_server_here_that_waits_for_its_disk_is_not_an_upstream() -> None:
     def trouble(f: Frame) -> None:
         assert f.tcp is not None

@@ -53,16 +53,18 @@ def unanswered(c: Connection) -> bool:
 def _decided(look: Look, tcp: Tcp, rows: list[Connection]) -> list[Connection]:
     """Without the ties that no thread waits for.
 
-    A process's threads that wait at sockets are spread first over the connections it accepted (they
-    wait for requests) and those that wait without a doubt; what is left waits for the ties.
+    A process's threads that wait at sockets most of the time (many that wait a little each make no
+    such thread) are spread first over the connections it accepted (they wait for requests) and
+    those that wait without a doubt; what is left waits for the ties.
     """
-    left: dict[int | None, float] = {pid: w.socket for pid, w in look.waiters.items()}
-    for c in tcp.connections if any(tied(c) for c in rows) else ():
+    ties = any(tied(c) for c in rows)
+    left: dict[int | None, int] = dict(_threads(look)[0].items()) if ties else {}
+    for c in tcp.connections if ties else ():
         if c.active is False and c.state == "ESTAB" and c.pid in left:
             left[c.pid] -= 1
     found = []
     for c in sorted(rows, key=lambda c: (tied(c), -(c.tx_bytes_per_s or 0.0), c.id)):
-        if not tied(c) or (left.get(c.pid, 0.0) >= 0.5 and c.tx_bytes_per_s):
+        if not tied(c) or (left.get(c.pid, 0) > 0 and c.tx_bytes_per_s):
             found.append(c)
             if c.pid in left:
                 left[c.pid] -= 1

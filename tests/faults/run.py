@@ -89,6 +89,8 @@ def knows_culprit(case: Case, scene: Scene, base: str, report: Report) -> bool:
 def explain(case: Case, base: str, report: Report) -> str:
     """What was said instead, and how near the expected pipes were."""
     said = [f"{p.pipe} {p.resource or ''} {p.state} {p.stalled or 0:.2f}"
+            + (f" by {p.culprits[0].comm} in {p.culprits[0].cgroup}" if p.culprits else "")
+            + (f" ({p.evidence[-1].text}: {p.evidence[-1].value:.3g})" if p.evidence else "")
             for p in tight(case, base, report)] + [f"finding {f.text}" for f in report.findings]
     near = [f"{p.pipe} {p.state} {'-' if p.stalled is None else format(p.stalled, '.2f')}"
             f"{' (' + p.why_blind + ')' if p.why_blind else ''}"
