@@ -11,6 +11,7 @@ import msgspec
 from ktop.export import Table, encode, header, kinds, rows, whole
 from ktop.model import Frame
 
+_FORMULA = frozenset("=+-@")  # a cell that begins with one of them is computed
 BATCH_ROWS = 20_000  # of a Parquet file are in memory
 
 
@@ -49,11 +50,16 @@ class Lines:
 
 
 class Csv:
-    """RFC 4180 with a line of names. Not known is an empty cell; lists and dicts are JSON."""
+    """RFC 4180 with a line of names. Not known is an empty cell; lists and dicts are JSON.
+
+    Text that a spreadsheet would take for a formula (CWE-1236) gets an apostrophe before it: a
+    command's name is anybody's choice. JSON lines and Parquet have it as it is.
+    """
 
     def __init__(self, out: BinaryIO, table: Table) -> None:
         self._table = table
         self._json = [n for n, kind in enumerate(kinds(table)) if kind == "json"]
+        self._names = [n for n, kind in enumerate(kinds(table)) if kind == "str"]
         self._text = io.TextIOWrapper(out, encoding="utf-8", newline="")
         self._writer = csv.writer(self._text)
         self._writer.writerow(header(table))
@@ -64,6 +70,9 @@ class Csv:
             for n in self._json:
                 if row[n] is not None:
                     row[n] = encode(row[n])
+            for n in self._names:
+                if row[n] and row[n][0] in _FORMULA:
+                    row[n] = "'" + row[n]
             self._writer.writerow(row)
 
     def close(self) -> None:
