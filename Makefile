@@ -28,7 +28,7 @@ ARGS ?=
 NOW = $$(cat pyproject.toml Makefile | cksum; pwd)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bench run test check faults kernels insults soak bench screenshots man dist clean
+.PHONY: help setup setup-dev setup-bench run test check faults kernels insults fuzz soak bench screenshots man dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile \
@@ -76,6 +76,9 @@ kernels: setup-dev  ## boot 5.10, 6.1, 6.12 and the newest kernel, check every p
 
 insults: setup-dev  ## processes killed, stopped, starved; clocks, disks, links, probes, crowds
 	@$(BIN)/python -m pytest tests/test_insults*.py $(ARGS)
+
+fuzz: setup-dev  ## keys, frames, names nobody expects; ARGS="--minutes 10", "--seed N"
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 soak: setup-dev  ## does anything grow? bench/soak.json, soak.svg; ARGS="--minutes 60"
 	@$(BIN)/python -m bench.soak $(ARGS)
