@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -240,3 +241,53 @@ def test_executions_as_fast_as_the_machine_can_add_up(collector: Collector) -> N
     lost = frame.health.lost_total - before.health.lost_total
     assert seen <= storm <= seen + cut + lost
     assert (frame.processes.execs_total or 0) - (before.processes.execs_total or 0) >= storm
+
+
+_CROWD = """
+import resource, socket, sys, threading
+threads, pairs = int(sys.argv[1]), int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_NOFILE, (4 * pairs + 1000,) * 2)
+threading.stack_size(64 << 10)
+stop = threading.Event()
+for _ in range(threads):
+    threading.Thread(target=stop.wait, daemon=True).start()
+kept = []
+for n in range(0, pairs, 1000):
+    server = socket.create_server((f"127.0.1.{n // 1000 + 1}", 0), backlog=1000)
+    for _ in range(min(1000, pairs - n)):
+        kept.append(socket.create_connection(server.getsockname()))
+        kept.append(server.accept()[0])
+print("ready", flush=True)
+sys.stdin.read()
+"""
+CROWD = int(os.environ.get("KTOP_CROWD", "1000"))  # of 10,000: the whole insult
+
+
+def test_a_crowd_of_threads_groups_and_connections_is_counted(collector: Collector) -> None:
+    """KTOP_CROWD=10000 makes 10,000 threads, 5,000 control groups and 50,000 sockets."""
+    cpu = Path("/sys/fs/cgroup/cpu")
+    root = (cpu if (cpu / "cgroup.procs").exists() else Path("/sys/fs/cgroup")) / (
+        f"ktop-e2-crowd-{os.getpid()}")
+    quiet(collector)
+    with subprocess.Popen([sys.executable, "-I", "-c", _CROWD, str(CROWD), str(CROWD * 5 // 2)],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+        assert p.stdin is not None and p.stdout is not None
+        groups = [root, *(root / f"g{n}" for n in range(CROWD // 2))]
+        try:
+            for group in groups:
+                group.mkdir()
+            assert p.stdout.readline() == b"ready\n"
+            collector.tick()
+            began = time.process_time()
+            frame = after(collector)
+            spent = time.process_time() - began
+            assert row(frame, p.pid).threads == CROWD + 1
+            assert frame.tcp is not None and (frame.tcp.connections_total or 0) >= CROWD * 5
+            assert len(frame.tcp.connections) <= 1000
+            assert (frame.health.collector_rss_bytes or 0) < 600 << 20
+            assert spent < 10 * max(1.0, CROWD / 1000), spent
+        finally:
+            p.stdin.close()
+            for group in reversed(groups):
+                if group.exists():
+                    group.rmdir()
