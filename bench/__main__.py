@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -184,6 +185,8 @@ def main() -> None:
     if chosen.write:
         keep(machine, known(machine))
         return
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that all that was opened is closed
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     found: Results = {}
     for name in chosen.names or list(BENCHES):
         found[name] = measure(name, chosen.quick)
