@@ -105,13 +105,19 @@ async def still(pilot: Pilot[Any], *keys: str) -> None:
     await pilot.pause()
     app = pilot.app
     assert isinstance(app, KtopApp)
-    while any(lens.behind for lens in app.lenses()):
-        await pilot.pause(0.05)
+
+    async def made_up() -> None:
+        """The past is there, of screens above the panes too, however busy the machine is."""
+        while any(lens.behind for lens in app.lenses()):
+            await pilot.pause(0.05)
+
+    await made_up()
     if app.following:
         await pilot.press("space")
     for key in keys:
         await pilot.press(key)
         await pilot.pause()
+        await made_up()
     before, same = "", 0
     for _ in range(100):
         await pilot.pause(0.05)
