@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
+from test_headers import Blob, needs_libbpf
 
+from ktop.bpf import btf, headers
 from tests.kernels import archive, table, vm
 
 NAMES = [f"linux-image-{name}" for name in (
-    "6.1.0-9-amd64", "6.1.0-56-amd64", "6.1.0-56-cloud-amd64", "6.1.0-56-rt-amd64", "6.1-amd64",
+    "6.1.0-9-amd64", "6.1.0-56-amd64", "6.1.0-57-cloud-amd64", "6.1.0-57-rt-amd64", "6.1-amd64",
     "6.12.117+deb13-amd64", "6.12.117+deb13-amd64-unsigned", "7.3.4+deb13-amd64",
     "7.4~rc2-amd64", "5.10.0-46-amd64", "amd64")]
 
@@ -93,3 +96,14 @@ def test_the_table_says_live_only_of_what_was_proved(tmp_path: Path) -> None:
     readme.write_text("no marks")
     with pytest.raises(SystemExit, match="kernels"):
         table.write(readme, results)
+
+
+@needs_libbpf
+def test_helpers_are_asked_of_btf() -> None:
+    """What a kernel before 5.15 lacks is done by hand there (ktop.bpf.h): by feature, no version."""
+    blob = Blob()
+    blob.add("bpf_func_id", btf.KIND_ENUM, 4, 1,
+             struct.pack("=Ii", blob.name("BPF_FUNC_task_pt_regs"), 175))
+    want = headers.wanted("/* @kernel\n * helper task_pt_regs sock_from_file\n */")
+    text = headers.kernel_header(btf.Btf(blob.build()), want).text
+    assert "#define KTOP_HELPER_task_pt_regs 1" in text and "sock_from_file" not in text
