@@ -100,7 +100,7 @@ def test_the_table_says_live_only_of_what_was_proved(tmp_path: Path) -> None:
 
 @needs_libbpf
 def test_helpers_are_asked_of_btf() -> None:
-    """What a kernel before 5.15 lacks is done by hand there (ktop.bpf.h): by feature, no version."""
+    """What a kernel before 5.15 lacks is done by hand there (ktop.bpf.h): by feature."""
     blob = Blob()
     blob.add("bpf_func_id", btf.KIND_ENUM, 4, 1,
              struct.pack("=Ii", blob.name("BPF_FUNC_task_pt_regs"), 175))
