@@ -246,7 +246,9 @@ def test_executions_as_fast_as_the_machine_can_add_up(collector: Collector) -> N
 _CROWD = """
 import resource, socket, sys, threading
 threads, pairs = int(sys.argv[1]), int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_NOFILE, (4 * pairs + 1000,) * 2)
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+pairs = min(pairs, (hard - 200) // 2)  # of a container's limit, as many as it gives
 threading.stack_size(64 << 10)
 stop = threading.Event()
 for _ in range(threads):
@@ -257,7 +259,7 @@ for n in range(0, pairs, 1000):
     for _ in range(min(1000, pairs - n)):
         kept.append(socket.create_connection(server.getsockname()))
         kept.append(server.accept()[0])
-print("ready", flush=True)
+print(len(kept), flush=True)
 sys.stdin.read()
 """
 CROWD = int(os.environ.get("KTOP_CROWD", "1000"))  # of 10,000: the whole insult
@@ -276,13 +278,13 @@ def test_a_crowd_of_threads_groups_and_connections_is_counted(collector: Collect
         try:
             for group in groups:
                 group.mkdir()
-            assert p.stdout.readline() == b"ready\n"
+            sockets = int(p.stdout.readline())
             collector.tick()
             began = time.process_time()
             frame = after(collector)
             spent = time.process_time() - began
             assert row(frame, p.pid).threads == CROWD + 1
-            assert frame.tcp is not None and (frame.tcp.connections_total or 0) >= CROWD * 5
+            assert frame.tcp is not None and (frame.tcp.connections_total or 0) >= sockets
             assert len(frame.tcp.connections) <= 1000
             assert (frame.health.collector_rss_bytes or 0) < 600 << 20
             assert spent < 10 * max(1.0, CROWD / 1000), spent
