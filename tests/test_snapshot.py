@@ -60,7 +60,7 @@ def test_numbers_carry_their_unit() -> None:
 def test_one_true_interval() -> None:
     with child(spin, CPU) as pid:
         found = run("--interval", "0.5")
-    assert found["clock"]["interval_ns"] == pytest.approx(0.5e9, rel=0.5)
+    assert found["clock"]["interval_ns"] >= 0.49e9  # what was asked for, more on a busy machine
     row = next(r for r in found["processes"]["rows"] if r["pid"] == pid)
     assert row["cpu_pct"] > 20 and row["blocked_pct"] == pytest.approx(0, abs=5)
     assert found["sched"]["runq"]["count"] > 0
