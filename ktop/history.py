@@ -203,9 +203,9 @@ class History:
             found = get(tick)
             if found is None or not tick.interval_ns:
                 continue
-            for part in spanned:
-                if oldest <= part < oldest + columns:
-                    parts[part - oldest].append(found)
+            # only those in view: a tick may say that it spans a century
+            for part in range(max(spanned.start, oldest), min(spanned.stop, oldest + columns)):
+                parts[part - oldest].append(found)
         return [hist.merge(found) if found else None for found in parts]
 
 
