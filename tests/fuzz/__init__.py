@@ -11,7 +11,7 @@ import os
 from hypothesis import HealthCheck, settings
 
 # How many examples `make fuzz` takes for one of the suite's; unset in the suite.
-TIMES = int(os.environ.get("KTOP_FUZZ_TIMES", "0"))
+TIMES = int(os.environ.get("KTOP_FUZZ_TIMES") or 0)
 
 
 def bounded(examples: int) -> settings:
