@@ -21,8 +21,8 @@ from diagkit import (
 from session import frames as recorded
 
 from ktop.commands.diagnose import as_json, as_text
-from ktop.diagnosis.engine import Diagnosis
-from ktop.diagnosis.model import STATES
+from ktop.diagnosis.engine import Diagnosis, apart
+from ktop.diagnosis.model import STATES, Actor, Pipe
 from ktop.diagnosis.thresholds import DEFAULT, chosen
 from ktop.model import Frame
 from ktop.model_pressure import MemoryGroup
@@ -237,3 +237,17 @@ def test_thresholds_of_the_config_file() -> None:
                      "files_slow": 1.0})
     assert limits.cpu_stalled == 50.0 and limits.tcp_stalled == DEFAULT.tcp_stalled
     assert watch(crowded, diagnosis=Diagnosis(limits)).verdict.pipe == "none"
+
+
+def test_who_uses_most_is_no_victim_while_there_is_another() -> None:
+    dump, orders, small = (Actor(pid, "x", None, share) for pid, share in
+                           ((1, 0.9), (2, 0.08), (3, 0.02)))
+    pipe = Pipe("block", culprits=[dump, orders, small], victims=[dump, orders])
+    apart(pipe, DEFAULT)
+    assert (pipe.culprits, pipe.victims) == ([dump, orders], [orders])
+    alone = Pipe("file", culprits=[dump], victims=[dump])
+    apart(alone, DEFAULT)
+    assert (alone.culprits, alone.victims) == ([dump], [dump])
+    nobody = Pipe("tcp", culprits=[Actor(None, "the path")], victims=[Actor(None, "clients")])
+    apart(nobody, DEFAULT)
+    assert nobody.culprits and nobody.victims

@@ -73,6 +73,8 @@ class Diagnosis:
         tight = self._hold(pipes, look.seconds, now)
         tight.sort(key=lambda p: (-score(p, self.limits), p.pipe, p.resource or ""))
         cause_first(tight)
+        for pipe in tight:
+            apart(pipe, self.limits)
         named = {(p.pipe, p.resource) for p in tight}
         order = {name: i for i, name in enumerate(PIPES)}
         rest = [_quiet(p) for p in pipes if (p.pipe, p.resource) not in named]
@@ -154,6 +156,18 @@ def cause_first(tight: list[Pipe]) -> None:
     at = tight.index(memory)
     if above is not None and above < at:
         tight.insert(above, tight.pop(at))
+
+
+def apart(pipe: Pipe, t: Thresholds) -> None:
+    """Who squeezes and who is squeezed, where they can be told apart.
+
+    Who uses next to nothing of it is no culprit. Who uses most of it waits for itself: a victim
+    only where nobody else is.
+    """
+    pipe.culprits = [a for a in pipe.culprits if a.share is None or a.share >= t.culprit_share
+                     ] or pipe.culprits[:1]
+    users = {a.pid for a in pipe.culprits if (a.share or 0.0) >= t.culprit_most} - {None}
+    pipe.victims = [a for a in pipe.victims if a.pid not in users] or pipe.victims
 
 
 def _quiet(pipe: Pipe) -> Pipe:

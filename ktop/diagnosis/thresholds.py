@@ -30,6 +30,10 @@ class Thresholds:
     weight_waiting: float = 0.7
     error_floor: float = 0.5    # an error counts as so much of a stall, however short it was
 
+    # -- who ---------------------------------------------------------------------------------------
+    culprit_share: float = 0.05  # of what is used; less is nobody's fault
+    culprit_most: float = 0.5    # who uses more than all others waits for itself
+
     # -- cpu ---------------------------------------------------------------------------------------
     cpu_stalled: float = 0.5             # half a thread always waits
     cpu_waiting_per_cpu: float = 0.4     # PSI users alert at 30-60% of `some`
