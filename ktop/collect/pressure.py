@@ -10,6 +10,7 @@ import contextlib
 import os
 from dataclasses import dataclass, field
 
+from ktop.collect.proctext import read_text
 from ktop.model import Process
 from ktop.model_pressure import IoLimit, MemoryGroup, Pressure
 from ktop.text import clean
@@ -28,20 +29,6 @@ _V1_LIMITS = {"blkio.throttle.read_iops_device": "reads",
               "blkio.throttle.read_bps_device": "read bytes",
               "blkio.throttle.write_bps_device": "write bytes"}
 _V2_LIMITS = {"riops": "reads", "wiops": "writes", "rbps": "read bytes", "wbps": "write bytes"}
-
-
-def _read(path: str) -> str:
-    """A small file of /proc or a control group; empty when it cannot be read."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        return os.read(fd, 1 << 16).decode("utf-8", "backslashreplace")
-    except OSError:
-        return ""
-    finally:
-        os.close(fd)
 
 
 def _number(text: str) -> int | None:
@@ -74,7 +61,7 @@ def vmstat_totals(text: str) -> dict[str, int]:
 def controllers(mounts: str = "/proc/mounts") -> dict[str, str]:
     """Where `memory` and `blkio` are mounted (v1), and `unified` (v2)."""
     found: dict[str, str] = {}
-    for line in _read(mounts).splitlines():
+    for line in read_text(mounts).splitlines():
         words = line.split()
         if len(words) < 4:
             continue
@@ -102,12 +89,12 @@ def io_limits(directory: str, v1: bool) -> list[tuple[int, str, float]]:
     """(device, what, a second) of a group's own limits."""
     found = []
     for name, what in _V1_LIMITS.items() if v1 else ():
-        for line in _read(f"{directory}/{name}").splitlines():
+        for line in read_text(f"{directory}/{name}").splitlines():
             with contextlib.suppress(ValueError):
                 device, value = line.split()
                 found.append((_device(device), what, float(value)))
     if not v1:
-        for line in _read(f"{directory}/io.max").splitlines():
+        for line in read_text(f"{directory}/io.max").splitlines():
             device, *limits = line.split()
             for limit in limits:
                 name, _, value = limit.partition("=")
@@ -175,19 +162,19 @@ class PressureLayer:
         return layer
 
     def _host(self, layer: Pressure, interval: int | None) -> None:
-        new = vmstat_totals(_read("/proc/vmstat"))
+        new = vmstat_totals(read_text("/proc/vmstat"))
         old, self._vmstat = self._vmstat, new
         if old is not None and interval:
             for name, value in new.items():
                 setattr(layer, name, max(0, value - old[name]) * 1e9 / interval)
         totals = {f"{what}_{kind}_pct": us for what in ("memory", "io", "cpu")
-                  for kind, us in psi_totals(_read(f"/proc/pressure/{what}")).items()}
+                  for kind, us in psi_totals(read_text(f"/proc/pressure/{what}")).items()}
         before, self._psi = self._psi, totals
         for name in ("memory_some_pct", "memory_full_pct", "io_some_pct", "cpu_some_pct"):
             if name in totals and name in before and interval:
                 grown = max(0, totals[name] - before[name])
                 setattr(layer, name, min(100.0, grown * 1e5 / interval))
-        for line in _read("/proc/meminfo").splitlines():
+        for line in read_text("/proc/meminfo").splitlines():
             if line.startswith("SwapTotal:"):
                 layer.swap_total_bytes = int(line.split()[1]) * 1024
             elif line.startswith("SwapFree:"):
@@ -220,7 +207,7 @@ class PressureLayer:
                 and known.start == process.start_boottime_ns):
             return known
         known = self._known[process.pid] = _Known(now, process.start_boottime_ns)
-        paths = groups_of(_read(f"/proc/{process.pid}/cgroup"))
+        paths = groups_of(read_text(f"/proc/{process.pid}/cgroup"))
         for controller in ("memory", "blkio"):
             v1 = controller in self._roots
             name = controller if v1 else "unified"
@@ -237,26 +224,25 @@ class PressureLayer:
     @staticmethod
     def _limit(directory: str, v1: bool) -> int | None:
         """Bytes that the group may use; None without a limit."""
-        found = [value for name in (
-            ("memory.limit_in_bytes",) if v1 else ("memory.max", "memory.high"))
-            if (value := _number(_read(f"{directory}/{name}"))) is not None and value < _NO_LIMIT]
-        return min(found) if found else None
+        names = ("memory.limit_in_bytes",) if v1 else ("memory.max", "memory.high")
+        found = [_number(read_text(f"{directory}/{name}")) for name in names]
+        return min((n for n in found if n is not None and n < _NO_LIMIT), default=None)
 
     def _group(self, row: MemoryGroup, interval: int | None) -> MemoryGroup:
         """Fill in what the group's files say now."""
         v1 = "memory" in self._roots
         directory = self._roots["memory" if v1 else "unified"] + row.path
         row.limit_bytes = self._limit(directory, v1)
-        row.usage_bytes = _number(_read(
+        row.usage_bytes = _number(read_text(
             f"{directory}/memory.{'usage_in_bytes' if v1 else 'current'}"))
-        events = dict(line.split() for line in _read(
+        events = dict(line.split() for line in read_text(
             f"{directory}/memory.{'oom_control' if v1 else 'events'}").splitlines()
             if len(line.split()) == 2)
         row.oom_kills_total = _number(events.get("oom_kill", ""))
-        hits = (_number(_read(f"{directory}/memory.failcnt")) if v1
+        hits = (_number(read_text(f"{directory}/memory.failcnt")) if v1
                 else _number(events.get("max", "")))
-        psi = None if v1 else psi_totals(_read(f"{directory}/memory.pressure")).get("some")
-        refaults = sum(int(line.split()[1]) for line in _read(
+        psi = None if v1 else psi_totals(read_text(f"{directory}/memory.pressure")).get("some")
+        refaults = sum(int(line.split()[1]) for line in read_text(
             f"{directory}/memory.stat").splitlines() if line.startswith("workingset_refault"))
         new = {"limit_hits_per_s": hits, "refaults_per_s": refaults, "some_pct": psi}
         before = self._hits.get(row.path, {})

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from ktop.collect.proctext import read_text
 from ktop.model import Process
 from ktop.model_tcp import Interface, Namespace
 from ktop.text import clean
@@ -181,22 +182,6 @@ class Counters(NamedTuple):
     conntrack_drops: int | None
 
 
-def _read(path: str) -> str:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        chunks = []
-        while chunk := os.read(fd, 1 << 16):
-            chunks.append(chunk)
-        return b"".join(chunks).decode("ascii", "replace")
-    except OSError:
-        return ""
-    finally:
-        os.close(fd)
-
-
 def named_pairs(text: str, section: str) -> dict[str, int]:
     """The figures of one section of /proc/net/snmp or netstat: a line of names, one of values."""
     lines = [line.split()[1:] for line in text.splitlines() if line.startswith(section + ":")]
@@ -204,7 +189,7 @@ def named_pairs(text: str, section: str) -> dict[str, int]:
 
 
 def _number(path: str) -> int | None:
-    text = _read(path).strip()
+    text = read_text(path).strip()
     return int(text) if text.isdigit() else None
 
 
@@ -222,13 +207,13 @@ def conntrack_stat(text: str) -> dict[str, int]:
 
 def read_counters() -> Counters:
     """The counters of the namespace we are in."""
-    tcp = named_pairs(_read(_NET + "snmp"), "Tcp")
-    ext = named_pairs(_read(_NET + "netstat"), "TcpExt")
-    words = next((line.split() for line in _read(_NET + "sockstat").splitlines()
+    tcp = named_pairs(read_text(_NET + "snmp"), "Tcp")
+    ext = named_pairs(read_text(_NET + "netstat"), "TcpExt")
+    words = next((line.split() for line in read_text(_NET + "sockstat").splitlines()
                   if line.startswith("TCP:")), [])
     tw = words[words.index("tw") + 1] if "tw" in words else ""
     limit = _number(_CONNTRACK + "max")
-    track = conntrack_stat(_read(_NET + "stat/nf_conntrack")) if limit is not None else {}
+    track = conntrack_stat(read_text(_NET + "stat/nf_conntrack")) if limit is not None else {}
     drops = (track["drop"] + track.get("early_drop", 0)) if "drop" in track else None
     return Counters(
         tcp.get("OutSegs"), tcp.get("RetransSegs"), ext.get("ListenOverflows"),
@@ -262,7 +247,7 @@ def interfaces(text: str) -> dict[str, InterfaceTotals]:
 
 def read_interfaces() -> dict[str, InterfaceTotals]:
     """The interfaces of the namespace we are in."""
-    return interfaces(_read(_NET + "dev"))
+    return interfaces(read_text(_NET + "dev"))
 
 
 def rate(new: int | None, old: int | None, interval: int | None) -> float | None:
