@@ -80,6 +80,20 @@ static __always_inline u64 cgroup_of(struct task_struct *task)
     return F(node, id);
 }
 
+/* The same by helper alone: where a task is no typed pointer (perf events, after a cast). */
+static __always_inline u64 cgroup_by_helper(struct task_struct *task)
+{
+    struct css_set *set = PR(task, cgroups);
+#if defined(KTOP_CGROUP_V1) && defined(KTOP_HAS_cpu_cgrp_id)
+    struct cgroup_subsys_state *css = PR(set, subsys[cpu_cgrp_id]);
+    struct cgroup *cgrp = PR(css, cgroup);
+#else
+    struct cgroup *cgrp = PR(set, dfl_cgrp);
+#endif
+    struct kernfs_node *node = PR(cgrp, kn);
+    return PR(node, id);
+}
+
 /* The registers a thread entered the kernel with, read by REG(). */
 #if defined(KTOP_TYPED) && defined(KTOP_HELPER_task_pt_regs)   /* 5.15, dd6e10fbd9fb */
 #define KTOP_REGS 1

@@ -142,20 +142,6 @@ static __always_inline void stacks_add(struct ktop_stack_key *key, u64 ns)
 
 /* -- on the CPU -------------------------------------------------------------------------------- */
 
-/* cgroup_of() by helper alone: a perf event's program knows no typed pointers. */
-static __always_inline u64 stacks_cgroup(struct task_struct *task)
-{
-    struct css_set *set = PR(task, cgroups);
-#if defined(KTOP_CGROUP_V1) && defined(KTOP_HAS_cpu_cgrp_id)
-    struct cgroup_subsys_state *css = PR(set, subsys[cpu_cgrp_id]);
-    struct cgroup *cgrp = PR(css, cgroup);
-#else
-    struct cgroup *cgrp = PR(set, dfl_cgrp);
-#endif
-    struct kernfs_node *node = PR(cgrp, kn);
-    return PR(node, id);
-}
-
 static __always_inline int stacks_sample(void *ctx)
 {
     u64 both = bpf_get_current_pid_tgid();
@@ -163,7 +149,7 @@ static __always_inline int stacks_sample(void *ctx)
     struct ktop_stacks_config *c = stacks_config.lookup(&zero);
     if (!c || !(u32)both || !stacks_may(c, both >> 32))
         return 0;
-    if (!stacks_wanted(c, both >> 32, stacks_cgroup((void *)bpf_get_current_task())))
+    if (!stacks_wanted(c, both >> 32, cgroup_by_helper((void *)bpf_get_current_task())))
         return 0;
     struct ktop_stack *s = stacks_scratch.lookup(&one);
     if (!s)

@@ -203,18 +203,6 @@ int tcp_fds(struct bpf_iter__task_file *ctx)
 
 /* -- connections' lives --------------------------------------------------------------------------*/
 
-static __always_inline void tcp_latency_add(u64 ns)
-{
-    u32 zero = 0, slot = hist_slot(ns, KTOP_HIST_SLOTS);
-    struct ktop_tcp_latency *l = tcp_latency.lookup(&zero);
-    if (!l || slot >= KTOP_HIST_SLOTS)
-        return;
-    l->hist[slot]++;
-    l->sum_ns += ns;
-    if (ns > l->max_ns)
-        l->max_ns = ns;
-}
-
 static __always_inline int tcp_connected(struct sock *sk, struct ktop_tcp_note *n, int code)
 {
     struct ktop_tcp_event e = {};

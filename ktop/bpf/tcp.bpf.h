@@ -115,15 +115,7 @@ static __always_inline struct ktop_tcp_note *tcp_note(struct sock *sk, bool crea
 static __always_inline void tcp_own(struct ktop_tcp_note *n, struct task_struct *task, u32 tgid)
 {
     struct task_struct *leader = PR(task, group_leader);
-    struct css_set *set = PR(task, cgroups);
-#if defined(KTOP_CGROUP_V1) && defined(KTOP_HAS_cpu_cgrp_id)
-    struct cgroup_subsys_state *css = PR(set, subsys[cpu_cgrp_id]);
-    struct cgroup *cgrp = PR(css, cgroup);
-#else
-    struct cgroup *cgrp = PR(set, dfl_cgrp);
-#endif
-    struct kernfs_node *node = PR(cgrp, kn);
-    n->cgroup = PR(node, id);
+    n->cgroup = cgroup_by_helper(task);
     n->tgid = tgid;
     bpf_probe_read_kernel(n->comm, sizeof(n->comm), leader->comm);
 }
@@ -133,6 +125,20 @@ static __always_inline void tcp_own_current(struct ktop_tcp_note *n)
     u32 tgid = bpf_get_current_pid_tgid() >> 32;
     if (tgid)
         tcp_own(n, (void *)bpf_get_current_task(), tgid);
+}
+
+/* -- latency of connects -----------------------------------------------------------------------*/
+
+static __always_inline void tcp_latency_add(u64 ns)
+{
+    u32 zero = 0, slot = hist_slot(ns, KTOP_HIST_SLOTS);
+    struct ktop_tcp_latency *l = tcp_latency.lookup(&zero);
+    if (!l || slot >= KTOP_HIST_SLOTS)
+        return;
+    l->hist[slot]++;
+    l->sum_ns += ns;
+    if (ns > l->max_ns)
+        l->max_ns = ns;
 }
 
 /* -- addresses -----------------------------------------------------------------------------------*/
