@@ -67,7 +67,9 @@ class Findings:
             if per_s < t.forks_per_s or p is None or not look.inside(pid, p.cgroup):
                 continue
             work_ns = sum(ns for _, _, ns, short in children.exits if short)
-            if work_ns < t.fork_share * sum(ns for _, _, ns, _ in children.exits):
+            # what only waits, as the sleep of the loop, is no work for them to be a part of
+            other_ns = sum(ns for _, _, ns, _ in children.exits if ns > t.fork_cpu_ns)
+            if work_ns < t.fork_share * (work_ns + other_ns):
                 continue
             found.append((f"forks {pid}", _forks(look, p, per_s, sum(lives) / len(lives))))
         return found

@@ -25,7 +25,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Case:
-    """expect: pipes of which any is right, a finding's kind, or nothing for a healthy case.
+    """expect: pipes any of which is right; finding: a kind that is right as well; neither: healthy.
 
     light: needs little CPU, so it may have its share of it first: other work on the machine shall
     not be what it waits for. both: all of `expect` are to be named, at the same time.
@@ -336,7 +336,8 @@ FAULTS = (
     Case("missing files", missing_files, finding="missing files"),
     Case("descriptors", descriptors, finding="descriptors"),
     Case("health check", health_check, finding="forks"),
-    Case("quota bursts", quota_bursts, finding="quota bursts", within_s=25.0),
+    # short ones are a finding; long ones hold it back for so long that the pipe is tight
+    Case("quota bursts", quota_bursts, ("quota",), finding="quota bursts", within_s=25.0),
     Case("short answers", short_answers, ("upstream",)),
     Case("dirty pages", dirty_pages, ("file",)), Case("swap-in", swap_in, ("memory",)),
     Case("failing disk", failing_disk, ("block",)), Case("bimodal disk", bimodal_disk, ("block",)),

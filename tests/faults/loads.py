@@ -154,8 +154,8 @@ def dump(path: str, size: str) -> None:
 
 
 def anonymous(size: str) -> None:
-    """Use that much memory of no file, all of it at random."""
-    m = mmap.mmap(-1, int(size))
+    """Use that much memory of no file and nobody else's, all of it at random."""
+    m = mmap.mmap(-1, int(size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     pages = int(size) // 4096
     for i in range(pages):
         m[i * 4096] = i & 255

@@ -27,17 +27,20 @@ class Outcome:
     cost_ms: float
 
     @property
+    def _right(self) -> tuple[str, ...]:
+        return tuple(filter(None, (*self.case.expect, self.case.finding)))
+
+    @property
     def expected(self) -> str:
-        """In words: the pipes any of which is right, a finding, or none."""
-        join = " and " if self.case.both else " or "
-        return self.case.finding or join.join(self.case.expect) or "none"
+        """In words: the pipes and the finding any of which is right, or none."""
+        return (" and " if self.case.both else " or ").join(self._right) or "none"
 
     @property
     def said(self) -> str:
         """What was named, by the number of ticks: the right answer first where it was given."""
         if self.good:
-            return self.expected if self.case.both or not self.case.expect else next(
-                p for p in sorted(self.case.expect, key=lambda p: -self.own.named.get(p, 0)))
+            return self.expected if self.case.both or not self._right else next(
+                p for p in sorted(self._right, key=lambda p: -self.own.named.get(p, 0)))
         others = [p for p in sorted(self.own.named, key=lambda p: -self.own.named[p])
                   if p != "none"]
         return others[0] if others else "none"

@@ -65,8 +65,8 @@ def tight(case: Case, base: str, report: Report) -> list[Pipe]:
 
 def right(case: Case, base: str, report: Report) -> bool:
     """Whether the report names the case."""
-    if case.finding:
-        return any(f.kind == case.finding for f in report.findings)
+    if any(f.kind == case.finding for f in report.findings):
+        return True
     pipes = [pipe.pipe for pipe in tight(case, base, report)]
     if case.both:
         return set(case.expect) <= set(pipes)
@@ -76,10 +76,10 @@ def right(case: Case, base: str, report: Report) -> bool:
 def knows_culprit(case: Case, scene: Scene, base: str, report: Report) -> bool:
     """Whether the first culprit is the case's, and the resource among what is tight of its pipe:
     packets that a firewall rule loses are the firewall's as well as the path's."""
-    if case.finding:
+    found = [f for f in report.findings if f.kind == case.finding]
+    if found:
         return not scene.culprit or any(
-            f.kind == case.finding and f.culprits
-            and (f.culprits[0].cgroup or "") == scene.culprit for f in report.findings)
+            f.culprits and (f.culprits[0].cgroup or "") == scene.culprit for f in found)
     pipes = [p for p in tight(case, base, report) if p.pipe in case.expect]
     first = pipes[0].culprits[0].cgroup if pipes and pipes[0].culprits else None
     return (not scene.culprit or (first or "").startswith(scene.culprit)) and any(
