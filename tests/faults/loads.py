@@ -81,12 +81,14 @@ def bursts(every_s: str, processes: str, each_ms: str) -> None:
     """A script that runs some processes at once now and then: more than its quota has."""
     while True:
         time.sleep(float(every_s))
-        children = [os.fork() for _ in range(int(processes))]
-        if 0 in children:
-            end = time.thread_time() + float(each_ms) / 1e3
-            while time.thread_time() < end:
-                pass
-            os._exit(0)
+        children = []
+        for _ in range(int(processes)):
+            if not (pid := os.fork()):
+                end = time.thread_time() + float(each_ms) / 1e3
+                while time.thread_time() < end:
+                    pass
+                os._exit(0)
+            children.append(pid)
         for pid in children:
             os.waitpid(pid, 0)
 
