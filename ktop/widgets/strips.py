@@ -49,19 +49,24 @@ def cut(text: str, width: int) -> str:
     return "".join(kept) + theme.glyphs().ellipsis
 
 
+def shown(text: str, width: int) -> tuple[str, int]:
+    """`text` as the terminal can show it in at most `width` cells, and how many it takes."""
+    if len(text) <= width and text.isascii():  # most of what is drawn, all the time
+        return text, len(text)
+    text = cut(printable(text), width)
+    return text, cells(text)
+
+
 def fit(text: str, width: int, align: str = "left") -> str:
     """`text` in exactly `width` cells: cut or padded on the side that `align` leaves."""
-    text = cut(printable(text), width)
-    blank = " " * (width - cells(text))
+    text, used = shown(text, width)
+    blank = " " * (width - used)
     return blank + text if align == "right" else text + blank
 
 
 def cell(text: str, width: int, align: str, name: str) -> list[Piece]:
     """`text` fitted to `width` cells; the padding is plain, so that no underline runs on."""
-    used = len(text)
-    if used > width or not text.isascii():
-        text = cut(printable(text), width)
-        used = cells(text)
+    text, used = shown(text, width)
     blank = (" " * (width - used), "normal")
     return [blank, (text, name)] if align == "right" else [(text, name), blank]
 
@@ -71,11 +76,8 @@ def strip(pieces: Iterable[Piece], width: int | None = None) -> Strip:
     runs: list[list[str]] = []  # neighbours of one style are one segment: fewer escape sequences
     for text, name in pieces:
         if width is not None:
-            if len(text) <= width and text.isascii():  # most of what is drawn, all the time
-                width -= len(text)
-            else:
-                text = cut(printable(text), width)
-                width -= cells(text)
+            text, used = shown(text, width)
+            width -= used
         if not text:
             continue
         if runs and runs[-1][1] == name:
