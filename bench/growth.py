@@ -21,10 +21,11 @@ from bench.drill import Played, connected
 from bench.load import sleepers
 from bench.plot import Plot
 from bench.tcp import held
+from bench.tick import tick_costs
 from ktop.app import KtopApp
 from ktop.collect.cgroups import find_hierarchy
 from ktop.model import Frame
-from ktop.wire import decode_body, encode_body, encode_frame
+from ktop.wire import decode_body, encode_body
 from tests.frames import make_frame
 
 if TYPE_CHECKING:
@@ -71,13 +72,7 @@ def _ticks(one: Collector, what: str, count: int, ticks: int) -> list[float]:
     makers: dict[str, Callable[[int], AbstractContextManager[Any]]] = {
         "tasks": sleepers, "connections": held, "control groups": groups}
     with makers[what](count):
-        one.tick()
-        costs = []
-        for _ in range(ticks):
-            time.sleep(0.2)
-            begun = time.process_time_ns()
-            encode_frame(one.tick())
-            costs.append((time.process_time_ns() - begun) / 1e6)
+        costs = tick_costs(one, ticks)
     one.tick()
     return costs
 

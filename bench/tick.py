@@ -13,23 +13,28 @@ from bench.common import Missing, Row, collector, cpu_ns
 from bench.load import sleepers
 from bench.screen import watch
 from bench.terminal import Terminal, command, home
+from ktop.collect.main import Collector
+from ktop.wire import encode_frame
 
 COLUMNS = ["pid", "ppid", "uids", "name", "cmdline", "status", "num_threads", "create_time",
            "cpu_times", "memory_info", "io_counters", "num_ctx_switches"]
 
 
-def _ktop(ticks: int) -> list[float]:
-    from ktop.wire import encode_frame
+def tick_costs(one: Collector, ticks: int) -> list[float]:
+    """CPU milliseconds of so many ticks, encoding included."""
+    one.tick()
+    costs = []
+    for _ in range(ticks):
+        time.sleep(0.2)
+        begun = time.process_time_ns()
+        encode_frame(one.tick())
+        costs.append((time.process_time_ns() - begun) / 1e6)
+    return costs
 
+
+def _ktop(ticks: int) -> list[float]:
     with collector(("processes",)) as (one, _):
-        one.tick()
-        costs = []
-        for _ in range(ticks):
-            time.sleep(0.2)
-            begun = time.process_time_ns()
-            encode_frame(one.tick())
-            costs.append((time.process_time_ns() - begun) / 1e6)
-        return costs
+        return tick_costs(one, ticks)
 
 
 def _psutil(ticks: int) -> list[float]:
