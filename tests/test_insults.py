@@ -213,7 +213,9 @@ def test_two_kilobytes_a_second() -> None:
     relay = [sys.executable, "-c", _LINK, sys.executable, "-m", "ktop", "collect", "--no-bpf",
              "--packed", "--interval", "0.2"]
     began = time.monotonic()
-    with subprocess.Popen(relay, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as link:
+    with (subprocess.Popen([sys.executable, "-c", _CHURN]) as churn,
+          subprocess.Popen(relay, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                           cwd=ROOT) as link):
         assert link.stdin is not None and link.stdout is not None
         unpacking = Unpacking(b"")
         frames = []
@@ -229,6 +231,7 @@ def test_two_kilobytes_a_second() -> None:
                         link.stdin.flush()
                 assert time.monotonic() - began < 120
         finally:
+            churn.kill()
             link.stdin.close()
             link.stdout.close()
     ages = [f.clock.monotonic_ns for f in frames]
@@ -236,6 +239,17 @@ def test_two_kilobytes_a_second() -> None:
     assert re.search(r"\d", str(frames[-1].health.skipped_frames))
 
 
+# A host at rest says less than 2 KB/s: processes that come and go have more to tell.
+_CHURN = """
+import os, time
+while True:
+    if (pid := os.fork()) == 0:
+        time.sleep(1)
+        os._exit(0)
+    time.sleep(0.01)
+    while os.waitpid(-1, os.WNOHANG)[0]:
+        pass
+"""
 _LINK = """
 import os, subprocess, sys, threading, time
 child = subprocess.Popen(sys.argv[1:], stdin=0, stdout=subprocess.PIPE, bufsize=0)

@@ -53,6 +53,16 @@ def test_hostile_names_never_reach_the_terminal() -> None:
         p.wait()
 
 
+def page_down_to(shell: PtyShell, text: str) -> None:
+    """The help has as many pages as there are keys: leaf through it until the text is there."""
+    for _ in range(9):
+        if text in shell.text:
+            return
+        shell.send("\x1b[6~")
+        look(shell, 0.5)
+    shell.until(text)
+
+
 def test_from_the_first_key_to_the_last() -> None:
     """A CPU hog is on top of the table with its figure; panes change; quitting leaves nothing."""
     with child(spin) as pid, PtyShell(KTOP, columns=120, lines=40) as shell:
@@ -70,8 +80,7 @@ def test_from_the_first_key_to_the_last() -> None:
         shell.until("COMMAND")
         shell.send("?")
         shell.until("Keys in Processes")
-        shell.send("\x1b[6~\x1b[6~")
-        shell.until("Every process with its threads folded in")
+        page_down_to(shell, "Every process with its threads folded in")
         shell.send("\x1b")
         look(shell, 1)
         shell.resize(80, 24)
