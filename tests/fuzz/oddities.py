@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from ktop.model import Frame, Part, Stacks
 from ktop.model_stacks import Stack
-from ktop.recording import Recording
 from ktop.text import clean
 from ktop.wire import decode_body, encode_body
 from tests import session, stacks
@@ -159,7 +158,7 @@ def _bodies() -> list[bytes]:
     """Real frames with everything in them."""
     found = []
     for name, at in (("disk", 84), ("network", 100)):
-        with Recording(session.FILE.parent / f"{name}.ktop") as recording:
+        with session.recorded(name) as recording:
             for step in range(3):
                 frame = recording.frame(recording.first + at + step)
                 frame.stacks = stacks.recorded() if step else frame.stacks

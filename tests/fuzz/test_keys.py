@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktop.app import KtopApp
-from ktop.recording import Recording
 from ktop.sources_replay import ReplaySource
 from tests import session
 from tests.fuzz import bounded
@@ -30,8 +30,7 @@ SOURCES: dict[str, Callable[[], KtopApp]] = {
     "session in ASCII": lambda: session.play(ascii_only=True),
     "disk": lambda: session.incident("disk", 85),
     "network": lambda: session.incident("network", 100),
-    "beginning": lambda: KtopApp(
-        lambda: ReplaySource(Recording(session.FILE.parent / "disk.ktop")))}
+    "beginning": lambda: KtopApp(functools.partial(ReplaySource, session.recorded("disk")))}
 
 
 @pytest.fixture(autouse=True)
