@@ -18,8 +18,8 @@ from textual.containers import Container
 from textual.screen import Screen
 from textual.widget import Widget
 
-from ktop import config, terminal
 from ktop import format as fmt
+from ktop import terminal
 from ktop.actions import ACTIONS, PAIRS, bindings
 from ktop.driver import CalmPalette, CalmScreen
 from ktop.launch import Options, Session
@@ -323,14 +323,11 @@ def main(session: Session) -> int:
 
 def show(app: KtopApp, options: Options) -> int:
     """Run an app on this terminal, as the config file wants it; the exit status."""
-    settings = options.settings or config.load()
-    if settings.unsafe:
-        print(f"ktop: {settings.complaints()[0]}", file=sys.stderr)
-        return 2
-    told = [] if options.settings is None else settings.complaints()  # by the command line
-    for line in app.use_settings(settings):
-        if line not in told:
-            print(f"ktop: {line}; left out", file=sys.stderr)
+    if (settings := options.settings) is not None:
+        told = settings.complaints()  # by `go_by`
+        for line in app.use_settings(settings):
+            if line not in told:
+                print(f"ktop: {line}; left out", file=sys.stderr)
     app.run(mouse=terminal.mouse_wanted(options.mouse))
     if app.failure is not None:
         raise app.failure

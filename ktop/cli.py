@@ -148,12 +148,7 @@ def _live(args: argparse.Namespace) -> int:
     from ktop import config, launch
 
     scope = scope_of(args)
-    settings = config.load()
-    if settings.unsafe:
-        print(f"ktop: {settings.complaints()[0]}", file=sys.stderr)
-        return USAGE_ERROR
-    for line in settings.complaints():
-        print(f"ktop: {line}; left out", file=sys.stderr)
+    settings = config.go_by()
     chosen = settings.interval_ns if args.interval is INTERVAL else None
     options = launch.Options(
         interval_ns=chosen or round(args.interval * 1e9), bpf=args.bpf,

@@ -28,6 +28,7 @@ import os
 import pwd
 import re
 import stat
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -268,6 +269,19 @@ def _entries(section: str, table: Mapping[str, Any]) -> list[tuple[str, Any]]:
         else:
             found.append((name, value))
     return found
+
+
+def go_by() -> Settings:
+    """What a command goes by, read while it is still root; what is wrong in the file is told.
+
+    Exits with status 2 where root must not go by it.
+    """
+    settings = load()
+    for line in settings.complaints():
+        print(f"ktop: {line}" if settings.unsafe else f"ktop: {line}; left out", file=sys.stderr)
+    if settings.unsafe:
+        raise SystemExit(2)
+    return settings
 
 
 def load(file: Path | None = None) -> Settings:

@@ -107,11 +107,7 @@ def main(args: argparse.Namespace) -> int:
     from ktop.recording import Recording, RecordingError
 
     scope = scope_of(args) or HOST
-    settings = config.load()
-    if settings.unsafe:
-        print(f"ktop: {settings.complaints()[0]}", file=sys.stderr)
-        return USAGE_ERROR
-    limits = chosen(settings.thresholds)
+    limits = chosen(config.go_by().thresholds)
     drop_privileges()
     try:
         recording = Recording(args.file)

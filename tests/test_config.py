@@ -161,6 +161,7 @@ def test_root_refuses_a_file_that_is_another_users(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root refuses")
 @pytest.mark.parametrize(("mode", "command"), [
     (0o620, []), (0o602, ["diagnose"]), (0o666, ["config"]),
+    (0o620, ["replay", "tests/data/network.ktop"]),
     (0o620, ["replay", "tests/data/network.ktop", "--diagnose"])])
 def test_root_does_not_start_with_a_file_that_others_may_write(tmp_path, mode, command):
     (tmp_path / "ktop").mkdir()

@@ -62,12 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from ktop import config
 
     scope = scope_of(args)
-    settings = config.load()
-    if settings.unsafe:
-        print(f"ktop: {settings.complaints()[0]}", file=sys.stderr)
-        return USAGE_ERROR
-    for complaint in settings.complaints():
-        print(f"ktop: {complaint}; going on without it", file=sys.stderr)
+    settings = config.go_by()
     looks = Looks(args.duration, args.bpf, (*settings.limits, *args.limits), scope,
                   settings.thresholds)
     interval = max(MIN_INTERVAL, min(args.interval, args.duration / 3))

@@ -66,13 +66,16 @@ def run(args: argparse.Namespace) -> int:
         return judge(args)
     if args.span is not None or args.json:
         return _refuse("--span and --json go with --diagnose")
-    from ktop import launch, terminal
+    from ktop import config, launch, terminal
     from ktop.cli import scope_of
     from ktop.privileges import drop_privileges
 
+    settings = config.go_by()
+    narrow = settings.ascii if args.ascii is None else args.ascii
     options = launch.Options(
-        ascii=terminal.ascii_only() if args.ascii is None else args.ascii, mouse=args.mouse,
-        scope=scope_of(args))
+        ascii=terminal.ascii_only() if narrow is None else narrow,
+        mouse=settings.mouse if args.mouse is None else args.mouse, scope=scope_of(args),
+        settings=settings)
     if args.file == "-":
         return _stream(args, options)
     drop_privileges()
