@@ -98,6 +98,29 @@ def test_the_table_says_live_only_of_what_was_proved(tmp_path: Path) -> None:
         table.write(readme, results)
 
 
+def ran(kernel: str, outcomes: dict[str, str], **more: object) -> table.Result:
+    return {**result(kernel, tasks="live"), "spec": kernel[:4], "outcomes": outcomes,
+            "runs": dict.fromkeys(("probes",), "2026-01-01"), **more}
+
+
+def test_a_result_keeps_what_earlier_runs_of_other_checks_found(tmp_path: Path) -> None:
+    probes = {"test_probes.py::test_forks": "passed", "test_probes.py::test_dns": "failed"}
+    faults = {"test_faults.py::test_netem_loss[loss]": "passed"}
+    table.keep(tmp_path, ran("5.10.0-46", probes))
+    table.keep(tmp_path, ran("6.1.0-56", {}, spec="6.1", exit=table.FAILED))
+    table.keep(tmp_path, ran("5.10.0-46", faults, probes={}, proved={},
+                             runs={"faults": "2026-01-02"}))
+    table.keep(tmp_path, ran("5.10.0-46", {}, exit=vm.TIMED_OUT))  # tells nothing
+    kept, other = table.load(tmp_path)
+    assert other["kernel"] == "6.1.0-56" and kept["proved"] == {"tasks": "7"}
+    assert kept["outcomes"] == {**probes, **faults}
+    assert kept["runs"] == {"probes": "2026-01-01", "faults": "2026-01-02"}
+    text = table.text([kept, other])
+    assert "| netem loss: loss | passed | - |" in text and "- failed on 5.10.0-46: dns\n" in text
+    table.keep(tmp_path, ran("5.10.0-47", faults))  # another kernel: nothing of the old one holds
+    assert table.load(tmp_path)[0]["outcomes"] == faults
+
+
 @needs_libbpf
 def test_helpers_are_asked_of_btf() -> None:
     """What a kernel before 5.15 lacks is done by hand there (ktop.bpf.h): by feature."""

@@ -70,6 +70,7 @@ def apt(tool: str, *args: str, cwd: str | None = None) -> str:
         (base / folder / "partial").mkdir(parents=True, exist_ok=True)
     options = (f"Dir::Etc::sourcelist={base}/sources.list", "Dir::Etc::sourceparts=/dev/null",
                f"Dir::State::Lists={base}/lists", f"Dir::Cache={base}", "APT::Sandbox::User=root",
+               f"Dir::Cache::Archives={cwd or base / 'archives'}",
                "Dir::Etc::preferencesparts=/dev/null", "Acquire::Languages=none",
                "Acquire::Retries=3", "Acquire::http::Timeout=30")
     done = subprocess.run([tool, *(f"-o{o}" for o in options), *args], capture_output=True,
@@ -112,14 +113,27 @@ def resolve(spec: str) -> str:
     return found
 
 
-def unpack(target: Path, packages: list[str]) -> None:
-    """Download packages and unpack them, all or nothing."""
+def unpack(target: Path, *command: str) -> None:
+    """Unpack the packages that an apt-get command downloads, all or nothing."""
     with tempfile.TemporaryDirectory(dir=cache()) as folder:
         tree = Path(folder) / "tree"
-        apt("apt-get", "-q", "download", *packages, cwd=folder)
-        for package in glob.glob(f"{folder}/*.deb"):
+        apt("apt-get", "-q", *command, cwd=folder)
+        for package in sorted(glob.glob(f"{folder}/*.deb")):
             subprocess.run(["dpkg", "-x", package, str(tree)], check=True)
+        for name in ("lib", "lib64"):  # /usr/NAME is all that newer packages have
+            if (tree / "usr" / name).exists() and not (tree / name).exists():
+                (tree / name).symlink_to(f"usr/{name}")
         tree.rename(target)
+
+
+def userland(suite: str) -> Path:
+    """A tree with that suite's python3-bpfcc and all it needs: some 300 MB."""
+    tree = cache() / f"bcc-{suite}"
+    if not tree.exists():
+        unpack(tree, "-oDir::State::status=/dev/null", "-oAPT::Install-Recommends=0",
+               f"-oAPT::Default-Release={suite}", "--yes", "--download-only", "install",
+               "python3-bpfcc")
+    return tree
 
 
 def vmlinux(image: bytes) -> bytes:
@@ -170,9 +184,7 @@ def kernel(release: str) -> Path:
         shown = apt("apt-cache", "depends", image)
         needed = re.findall(r"^ +Depends: (linux-(?:binary|modules|base)-\d\S*)$", shown,
                             re.MULTILINE)
-        unpack(tree, [image, *dict.fromkeys(needed)])
-    if not (tree / "lib").exists():  # newer packages have /usr/lib only
-        (tree / "lib").symlink_to("usr/lib")
+        unpack(tree, "download", image, *dict.fromkeys(needed))
     if not (tree / "vmlinux").exists():
         subprocess.run(["depmod", "-b", str(tree), release], check=True)
         images = [*tree.glob("boot/vmlinuz-*"), *tree.glob("lib/modules/*/vmlinuz")]
@@ -193,7 +205,7 @@ def qemu() -> tuple[str, list[str]]:
     if known and int(known[1]) >= QEMU_AT_LEAST:
         return found, []
     if not ours.exists():
-        unpack(ours, list(QEMU))
+        unpack(ours, "download", *QEMU)
     return f"{ours}/usr/bin/qemu-system-x86_64", [f"{ours}/usr/share/qemu", "/usr/share/seabios"]
 
 

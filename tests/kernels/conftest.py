@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -31,6 +32,7 @@ LAYERS = ("processes", "sched", "files", "tcp", "block")
 Proved = Callable[..., None]
 _proofs: dict[str, str] = {}
 _probes: dict[str, dict[str, str]] = {}
+_facts: dict[str, Any] = {}
 
 
 def note_probes(rows: list[dict[str, str]]) -> None:
@@ -53,6 +55,8 @@ def collector() -> Iterator[Collector]:
         c.tick()
         c.settle()
         seen(c.tick())
+        assert c._late is not None
+        _facts.update(c._late.engines[0].loaded.facts)
         yield c
     finally:
         c.close()
@@ -90,7 +94,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _outcomes[name] = report.outcome
     Path(RESULT).write_text(json.dumps({
         "kernel": os.uname().release, "probes": _probes, "proved": _proofs,
-        "outcomes": _outcomes}, indent=1))
+        "bcc": _facts.get("bcc", ""), "outcomes": _outcomes}, indent=1))
 
 
 @pytest.fixture(scope="session")
