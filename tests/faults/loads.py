@@ -382,7 +382,7 @@ def ask(address: str, port: str, number: str, pause_ms: str, idle: str = "0") ->
     threads(int(number), client)
 
 
-def thrash(path: str, size: str) -> None:
+def thrash(path: str, size: str, pause_ms: str = "0") -> None:
     """Use more of a mapped file than the memory limit leaves room for."""
     os.close(fill(path, int(size)))
     fd = os.open(path, os.O_RDONLY)
@@ -391,6 +391,8 @@ def thrash(path: str, size: str) -> None:
     ready()
     while True:
         total += m[random.randrange(int(size))]
+        if pause_ms != "0":
+            time.sleep(float(pause_ms) / 1e3)
 
 
 def missing(per_s: str) -> None:

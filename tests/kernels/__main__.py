@@ -1,6 +1,6 @@
 """`make kernels`: boot each kernel, run the checks in it, say per probe how it fares.
 
-    python -m tests.kernels [KERNEL...] [--checks boot,probes,commands,faults] [--write]
+    python -m tests.kernels [KERNEL...] [--checks boot,probes,commands,faults] [--own-bcc] [--write]
 
 KERNEL: 5.10, 6.1, 6.12, newest (the default: all four), or a release of the archive. Exit status:
 0 all passed, 1 something failed, 3 nothing could be fetched or booted here (one line says why;
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import compileall
+import datetime
 import json
 import os
 import shlex
@@ -21,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.kernels import archive, table, vm
+from tests.kernels import archive, table, verdicts, vm
 
 KERNELS = ("5.10", "6.1", "6.12", archive.NEWEST)
 HERE = Path(__file__).parent.relative_to(Path.cwd())
@@ -31,6 +32,10 @@ CHECKS = {
     "commands": ("test_commands.py",),
     "faults": ("test_faults.py",),
 }
+# The suite whose python3-bpfcc goes with a kernel, where this machine has another. None for 5.10:
+# Debian 11's Python and libbpf are older than what ktop is written for.
+OWN_BCC = {"6.12": "trixie", archive.NEWEST: "trixie"}
+STEADY = {"commands", "faults"}  # judged by latencies: there a busy machine must not be seen
 ATTEMPTS = 3  # software emulation crashes a guest now and then where a kernel patches itself
 CANNOT = 3
 
@@ -45,6 +50,17 @@ def required() -> bool:
     return os.environ.get("KTOP_REQUIRE_KERNELS") == "1"
 
 
+def lend_bcc(tree: Path) -> str:
+    """Commands for the guest: its system's python3 is from here on that of another release.
+
+    It is what ktop compiles with, and all that ktop uses it for; its files are seen by it alone.
+    """
+    folders = shlex.join(("/proc", "/sys", "/dev", "/run", "/tmp", str(Path.cwd())))
+    return (f"for d in {folders}; do mkdir -p {tree}$d; mount --rbind $d {tree}$d; done; "
+            "rm /usr/bin/python3; printf '#!/bin/sh\\nexec /usr/sbin/chroot %s /usr/bin/python3 "
+            f"\"$@\"\\n' {tree} >/usr/bin/python3; chmod 755 /usr/bin/python3; ")
+
+
 def command(checks: list[str]) -> str:
     """What the guest runs."""
     files = [str(HERE / name) for check in checks for name in CHECKS[check]]
@@ -55,15 +71,16 @@ def command(checks: list[str]) -> str:
             f"KTOP_KERNELS=/run/share/result.json exec {shlex.join(words)}")
 
 
-def one(spec: str, release: str, checks: list[str], timeout_s: float) -> dict[str, Any]:
+def one(spec: str, release: str, checks: list[str], timeout_s: float,
+        before: str = "") -> dict[str, Any]:
     """One kernel's result; a guest that crashed is booted again."""
     for attempt in range(1, ATTEMPTS + 1):
         begun = time.monotonic()
         say(f"{release}: booting, {', '.join(checks)}")
         with tempfile.TemporaryDirectory(prefix="ktop-kernels-") as folder:
             share = Path(folder)
-            status = vm.boot(release, command(checks), share, timeout_s=timeout_s,
-                             prefix=f"{spec}: ")
+            status = vm.boot(release, before + command(checks), share, timeout_s=timeout_s,
+                             prefix=f"{spec}: ", steady=bool(STEADY & set(checks)))
             found = share / "result.json"
             result: dict[str, Any] = json.loads(found.read_text()) if found.exists() else {}
         say(f"{release}: exit status {status} after {time.monotonic() - begun:.0f} s")
@@ -71,7 +88,9 @@ def one(spec: str, release: str, checks: list[str], timeout_s: float) -> dict[st
             break
         if attempt < ATTEMPTS:
             say(f"{release}: the guest crashed, again ({attempt} of {ATTEMPTS})")
-    return {"kernel": release, "probes": {}, "proved": {}, **result, "spec": spec, "exit": status}
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"probes": {}, "proved": {}, "outcomes": {}, **result, "kernel": release, "spec": spec,
+            "runs": dict.fromkeys(checks, today), "exit": status}
 
 
 def main() -> int:
@@ -83,14 +102,18 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=1500.0, help="seconds a kernel may take")
     parser.add_argument("--if-possible", action="store_true",
                         help="where no kernel can be fetched, say so and be content")
-    parser.add_argument("--write", action="store_true", help="the table into README.md")
+    parser.add_argument("--own-bcc", action="store_true",
+                        help="6.12 and newest with their distribution's bcc, not this machine's")
+    parser.add_argument("--write", action="store_true",
+                        help="the table into README.md, of these results and those kept before")
     parser.add_argument("--results", type=Path, metavar="DIR",
-                        help="keep what was found there")
+                        help=f"keep what was found there (with --write: {table.RESULTS.name}/)")
     args = parser.parse_args()
     checks = [c for c in args.checks.split(",") if c]
     if unknown := set(checks) - set(CHECKS):
         parser.error(f"no such checks: {', '.join(sorted(unknown))}")
-    results = []
+    results: list[table.Result] = []
+    kept = args.results or (table.RESULTS if args.write else None)
     for number in (signal.SIGTERM, signal.SIGINT):  # so that the machine ends with us
         signal.signal(number, lambda n, _: sys.exit(128 + n))
     for folder in ("ktop", HERE):
@@ -102,16 +125,18 @@ def main() -> int:
         for spec in args.kernels or KERNELS:
             release = archive.resolve(spec)
             archive.kernel(release)
-            results.append(one(spec, release, checks, args.timeout))
-            if args.results:
-                args.results.mkdir(parents=True, exist_ok=True)
-                (args.results / f"{spec}.json").write_text(json.dumps(results[-1], indent=1))
+            lent = OWN_BCC.get(spec) if args.own_bcc else None
+            before = lend_bcc(archive.userland(lent)) if lent else ""
+            results.append(one(spec, release, checks, args.timeout, before))
+            if kept:
+                table.keep(kept, results[-1])
     except archive.Unavailable as err:
         print(f"kernels: cannot boot other kernels here: {err}", file=sys.stderr)
         return CANNOT if required() or not args.if_possible else 0
     print(table.text(results))
     if args.write:
-        table.write(Path("README.md"), results)
+        table.write(Path("README.md"), table.load(kept))
+        verdicts.write(Path("README.md"), table.load(kept))
     if args.if_possible and not required():
         for result in results:
             if result["exit"] in (vm.NO_RESULT, vm.TIMED_OUT):

@@ -19,7 +19,7 @@ from ktop.bpf import engine
 from ktop.collect.main import Collector, Options
 from ktop.model import Frame
 
-from . import machinery
+from . import machinery, verdicts
 
 RESULT = os.environ.get("KTOP_KERNELS", "")
 if RESULT:
@@ -94,7 +94,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _outcomes[name] = report.outcome
     Path(RESULT).write_text(json.dumps({
         "kernel": os.uname().release, "probes": _probes, "proved": _proofs,
-        "bcc": _facts.get("bcc", ""), "outcomes": _outcomes}, indent=1))
+        "bcc": _facts.get("bcc", ""), "outcomes": _outcomes,
+        "verdicts": verdicts.ROWS}, indent=1))
 
 
 @pytest.fixture(scope="session")

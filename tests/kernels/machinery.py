@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def run(command: str, check: bool = True) -> str:
-    """A command's output."""
-    done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+def run(command: str, check: bool = True, table: str | None = None) -> str:
+    """A command's output. table: a last word with spaces in it."""
+    words = [*command.split(), *([table] if table is not None else [])]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise RuntimeError(f"{command}: {done.stderr.strip() or done.returncode}")
     return done.stdout
@@ -37,9 +38,46 @@ def null_disk(delay_ns: int = 5_000_000) -> Iterator[str]:
         run("modprobe -r null_blk", check=False)
 
 
+class Delayed:
+    """A mapping above a device, by dm-delay: it holds each request for a while. `name`: dm-0."""
+
+    def __init__(self, device: str, ms: int) -> None:
+        self._device = device
+        self._of = f"ktop-{Path(device).name}"
+        run("modprobe dm-delay")
+        before = set(Path("/sys/block").glob("dm-*"))
+        run(f"dmsetup create {self._of} --noudevsync --table", table=self._table(ms))
+        (made,) = set(Path("/sys/block").glob("dm-*")) - before
+        self.name = made.name
+
+    def _table(self, ms: int) -> str:
+        sectors = int(Path(f"/sys/class/block/{Path(self._device).name}/size").read_text())
+        return f"0 {sectors} delay {self._device} 0 {ms}"
+
+    def hold(self, ms: int) -> None:
+        """From now on for so long."""
+        run(f"dmsetup load {self._of} --table", table=self._table(ms))
+        run(f"dmsetup suspend --noudevsync {self._of}")
+        run(f"dmsetup resume --noudevsync {self._of}")
+
+    def remove(self) -> None:
+        """Undo it."""
+        run(f"dmsetup remove --retry --noudevsync {self._of}", check=False)
+
+
 @contextlib.contextmanager
-def ram_disk(where: Path, megabytes: int = 192) -> Iterator[Path]:
-    """ext4 on a loop device in memory, mounted.
+def delayed(device: str, ms: int) -> Iterator[Delayed]:
+    """A device that is slower by so many ms, for the block."""
+    mapped = Delayed(device, ms)
+    try:
+        yield mapped
+    finally:
+        mapped.remove()
+
+
+@contextlib.contextmanager
+def ram_disk(where: Path, megabytes: int = 192, held_ms: int = 0) -> Iterator[Path]:
+    """ext4 on a loop device in memory, mounted. held_ms: what each request takes.
 
     Its memory is taken here: else it would be charged to who writes, in whose control group it
     could not be reclaimed.
@@ -52,10 +90,13 @@ def ram_disk(where: Path, megabytes: int = 192) -> Iterator[Path]:
     run("modprobe ext4")
     run(f"mkfs.ext4 -q -O ^has_journal {image}")
     loop = run(f"losetup --find --show {image}").strip()
-    run(f"mount {loop} {where}")
+    mapped = Delayed(loop, held_ms) if held_ms else None
+    run(f"mount {f'/dev/{mapped.name}' if mapped is not None else loop} {where}")
     try:
         yield where
     finally:
         run(f"umount -l {where}", check=False)
+        if mapped is not None:
+            mapped.remove()
         run(f"losetup -d {loop}", check=False)
         image.unlink()

@@ -22,7 +22,8 @@ def merge(old: Result, new: Result) -> Result:
     before = {name: outcome for name, outcome in old.get("outcomes", {}).items()
               if name.partition("::")[0] not in files}
     merged = {**old, **new, "runs": {**old.get("runs", {}), **new.get("runs", {})},
-              "outcomes": {**before, **new.get("outcomes", {})}}
+              "outcomes": {**before, **new.get("outcomes", {})},
+              "verdicts": {**old.get("verdicts", {}), **new.get("verdicts", {})}}
     if not any(name.startswith(OF_PROBES) for name in files) and old.get("proved"):
         merged.update({key: old[key] for key in ("probes", "proved", "bcc") if key in old})
     return merged
@@ -67,9 +68,9 @@ def rows(results: list[Result]) -> list[tuple[str, str, list[str]]]:
 
 
 def others(results: list[Result]) -> list[tuple[str, list[str]]]:
-    """(a test of commands or faults, its outcome on each kernel)."""
+    """(a test of the commands, its outcome on each kernel)."""
     names = dict.fromkeys(name for r in results for name in r.get("outcomes", {})
-                          if not name.startswith((OF_PROBES, "test_boot")))
+                          if not name.startswith((OF_PROBES, "test_boot", "test_faults")))
     return [(said(name), [r.get("outcomes", {}).get(name, "") for r in results])
             for name in sorted(names)]
 

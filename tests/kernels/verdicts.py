@@ -1,0 +1,67 @@
+"""What diagnosis said of the faults made on each kernel, as the README's second table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- begin: kernel faults -->", "<!-- end: kernel faults -->"
+Verdict = dict[str, Any]
+ROWS: dict[str, Verdict] = {}  # by fault, of the kernel that this runs on
+
+
+def note(fault: str, **found: object) -> None:
+    """Add to what is known of a fault.
+
+    expected: the pipe. named, culprit: what diagnosis said; after, dropped: samples until it said
+    so, and until it no longer did once the fault was gone; quiet: samples of the same load before.
+    why: what went wrong; a fault that has none was judged rightly.
+    """
+    ROWS.setdefault(fault, {}).update(found)
+
+
+def cell(row: Verdict | None) -> str:
+    """One fault on one kernel."""
+    if row is None:
+        return "not tried"
+    if row.get("why"):
+        return f"**wrong**: {row['why']}"
+    return (f"`{row['named']}`, {row['culprit']}; after {row['after']}, "
+            f"dropped after {row['dropped']}")
+
+
+def text(results: list[dict[str, Any]]) -> str:
+    """The table in Markdown; empty when no faults were made."""
+    tried = [r for r in results if r.get("verdicts")]
+    faults = dict.fromkeys(name for r in tried for name in r["verdicts"])
+    if not faults:
+        return ""
+    lines = ["| fault | pipe | " + " | ".join(r["kernel"] for r in tried) + " |",
+             "|---|---|" + "---|" * len(tried)]
+    for name in faults:
+        rows = [r["verdicts"].get(name) for r in tried]
+        expected = next(row["expected"] for row in rows if row)
+        lines.append(f"| {name} | {expected} | " + " | ".join(map(cell, rows)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write(readme: Path, results: list[dict[str, Any]]) -> None:
+    """Between the README's markers; nothing when no faults were made."""
+    table, whole = text(results), readme.read_text(encoding="utf-8")
+    head, begin, rest = whole.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not table:
+        return
+    if not begin or not end:
+        raise SystemExit(f"kernels: {readme} has no {BEGIN} ... {END}")
+    readme.write_text(f"{head}{BEGIN}\n{INTRO}\n{table}{END}{tail}", encoding="utf-8")
+
+
+INTRO = """\
+Faults that hardened kernels cannot make, `python -m tests.kernels 6.12 newest --checks faults
+--write`. A load runs in a control group of its own and diagnosis must be silent for 8 samples; then
+the fault is made under it, and its pipe must become the narrowest, with this resource or culprit;
+then it is taken away, and must be dropped. Figures are samples, one a second of the guest's clock,
+which goes by the instructions of its emulated CPU: figures of CPU time mean nothing there, and none
+is judged.
+"""
