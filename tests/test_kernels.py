@@ -10,7 +10,7 @@ import pytest
 from test_headers import Blob, needs_libbpf
 
 from ktop.bpf import btf, headers
-from tests.kernels import archive, table, vm
+from tests.kernels import archive, table, verdicts, vm
 
 NAMES = [f"linux-image-{name}" for name in (
     "6.1.0-9-amd64", "6.1.0-56-amd64", "6.1.0-57-cloud-amd64", "6.1.0-57-rt-amd64", "6.1-amd64",
@@ -116,9 +116,30 @@ def test_a_result_keeps_what_earlier_runs_of_other_checks_found(tmp_path: Path) 
     assert kept["outcomes"] == {**probes, **faults}
     assert kept["runs"] == {"probes": "2026-01-01", "faults": "2026-01-02"}
     text = table.text([kept, other])
-    assert "| netem loss: loss | passed | - |" in text and "- failed on 5.10.0-46: dns\n" in text
+    assert "netem" not in text  # faults have a table of their own (verdicts.py)
+    assert "- failed on 5.10.0-46: dns\n" in text
     table.keep(tmp_path, ran("5.10.0-47", faults))  # another kernel: nothing of the old one holds
     assert table.load(tmp_path)[0]["outcomes"] == faults
+
+
+def test_what_was_said_of_faults_is_a_table_and_is_kept(tmp_path: Path) -> None:
+    good = {"expected": "tcp", "named": "tcp", "culprit": "10.0.0.1:80 by the path", "after": 4,
+            "quiet": 8, "dropped": 5, "why": ""}
+    bad = {"expected": "block", "why": "said nothing"}
+    table.keep(tmp_path, ran("5.10.0-46", {}, verdicts={"loss": good}))
+    table.keep(tmp_path, ran("5.10.0-46", {}, verdicts={"delay": bad}))
+    table.keep(tmp_path, ran("6.1.0-56", {}, spec="6.1", verdicts={"loss": good}))
+    text = verdicts.text(table.load(tmp_path))
+    assert "| loss | tcp | `tcp`, 10.0.0.1:80 by the path; after 4, dropped after 5 |" in text
+    assert "| delay | block | **wrong**: said nothing | - |" in text
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{verdicts.BEGIN}{verdicts.END}\nafter\n")
+    verdicts.write(readme, table.load(tmp_path))
+    once = readme.read_text()
+    verdicts.write(readme, table.load(tmp_path))
+    assert readme.read_text() == once and text in once and once.endswith("-->\nafter\n")
+    verdicts.write(readme, [])  # no faults were made: what is there stays
+    assert readme.read_text() == once
 
 
 @needs_libbpf

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.kernels.table import grid
+
 BEGIN, END = "<!-- begin: kernel faults -->", "<!-- end: kernel faults -->"
 Verdict = dict[str, Any]
 ROWS: dict[str, Verdict] = {}  # by fault, of the kernel that this runs on
@@ -23,7 +25,7 @@ def note(fault: str, **found: object) -> None:
 def cell(row: Verdict | None) -> str:
     """One fault on one kernel."""
     if row is None:
-        return "not tried"
+        return ""
     if row.get("why"):
         return f"**wrong**: {row['why']}"
     return (f"`{row['named']}`, {row['culprit']}; after {row['after']}, "
@@ -36,13 +38,12 @@ def text(results: list[dict[str, Any]]) -> str:
     faults = dict.fromkeys(name for r in tried for name in r["verdicts"])
     if not faults:
         return ""
-    lines = ["| fault | pipe | " + " | ".join(r["kernel"] for r in tried) + " |",
-             "|---|---|" + "---|" * len(tried)]
+    lines = []
     for name in faults:
         rows = [r["verdicts"].get(name) for r in tried]
         expected = next(row["expected"] for row in rows if row)
-        lines.append(f"| {name} | {expected} | " + " | ".join(map(cell, rows)) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([name, expected, *map(cell, rows)])
+    return "\n".join(grid(["fault", "pipe", *(r["kernel"] for r in tried)], lines)) + "\n"
 
 
 def write(readme: Path, results: list[dict[str, Any]]) -> None:
