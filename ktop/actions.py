@@ -42,23 +42,26 @@ ACTIONS = [
     Action("sort(1)", "greater_than_sign,f6", "> F6", "Sort next", "Sort by the next column."),
     Action("sort(-1)", "less_than_sign", "<", "Sort previous", "Sort by the column before."),
     Action("invert", "I", "I", "Invert", "The other direction of sorting."),
+    Action("sort_column('CPU%')", "P", "P", "Sort by CPU", "Most CPU time first, as in top."),
+    Action("sort_column('RSS')", "M", "M", "Sort by memory", "Most memory first, as in top."),
     Action("scope_process", "p", "p", "This process",
            "Show nothing but this process; again: without or with its children.", 8),
     Action("scope_cgroup", "c", "c", "This cgroup",
            "Show nothing but this control group and those below it.", 9),
     Action("scope_up", "backspace", "Backspace", "Wider",
            "One step up: from the process to its control group, to the host."),
-    Action("group", "g", "g", "By cgroup",
+    Action("group", "g", "g F5", "By cgroup",
            "Fold the tables by control group, with totals and percentiles; unfold them.", 10),
     Action("stacks", "S", "S", "Stacks",
            "Sample the stacks of the scope, or of the process under the cursor."),
     Action("compare", "D", "D", "Compare",
            "The minute before against the last minute: what grew, what shrank, who is new."),
-    Action("find", "slash", "/", "Find",
+    Action("find", "slash", "/ F3 F4", "Find",
            "Show only rows that match: words, or what is true of them (cpu > 5 and comm ~ pg).",
            3, priority=True),
     Action("find_next(1)", "n", "n", "Next match", "To the next row that matches."),
     Action("find_next(-1)", "N", "N", "Previous match", "To the row before that matches."),
+    Action("find_user", "u", "u", "User", "Show only rows of a user: begins such a filter."),
     Action("time_step(1)", "t", "t", "Next sample", "One sample on, in the past or a recording."),
     Action("time_step(-1)", "T", "T", "Sample before",
            "One sample back: into the past that is in memory, also while live."),
@@ -75,7 +78,8 @@ ACTIONS = [
     Action("mark", "m", "m", "Mark", "Note something about the moment in view."),
     Action("save", "w", "w", "Save the past", "Write what is in memory to a file."),
     Action("record", "R", "R", "Record", "Begin to record into a file, or end it."),
-    Action("columns", "C", "C", "Columns", "Which columns the table has, how wide, in what order."),
+    Action("columns", "C", "C F2", "Columns",
+           "Which columns the table has, how wide, in what order."),
     Action("help", "question_mark,f1,h", "? F1 h", "Help", "What this pane shows, and all keys.",
            1),
     Action("command_palette", "colon,ctrl+p", ": Ctrl-P", "Commands", "Find an action by name.",
@@ -87,6 +91,8 @@ ACTIONS = [
            priority=True),
     Action("quit", "q,f10,ctrl+q", "q F10 Ctrl-C", "Quit", "Leave ktop.", 2),
 ]
+# Keys that htop's users have in their fingers. They have no ids: a key in the config comes first.
+ALIASES = {"f2": "columns", "f3,f4": "find", "f5": "group", "f7,f8,f9": "only_looks"}
 # Two keys that are one thing in the footer: what people look for is the pair.
 PAIRS = [("+ -", "Interval", 5), ("< >", "Sort", 6), ("1-6", "Panes", 7)]
 _PAIRED = {"interval(1)": "Interval", "interval(-1)": "Interval", "sort(1)": "Sort",
@@ -106,6 +112,7 @@ def rebind(shown: Mapping[str, str]) -> None:
 
 def bindings() -> list[Binding]:
     """The table as Textual wants it."""
-    return [Binding(action.keys, action.name, action.label, show=False, tooltip=action.about,
+    made = [Binding(action.keys, action.name, action.label, show=False, tooltip=action.about,
                     key_display=action.shown, priority=action.priority, id=f"ktop.{action.name}")
             for action in ACTIONS]
+    return made + [Binding(keys, name, show=False) for keys, name in ALIASES.items()]

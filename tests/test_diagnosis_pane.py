@@ -206,3 +206,65 @@ def test_long_texts_are_wrapped_not_cut() -> None:
     lines = [said(line) for line in in_words(long, 80, 6, {})]
     assert all(len(line) <= 80 for line in lines)
     assert " ".join(lines).count("word") == 60 and " ".join(lines).count("do ") + 1 >= 60
+
+
+def test_the_headline_names_the_culprit_before_the_figures() -> None:
+    assert said(headline(report())) == "block vda saturated  by fio 4242  3.70 stalled  8s"
+    found = healthy()
+    found.findings = [Finding("forks", "x starts 9 a second", 30.0, [Actor(9, "x", "/web", 1.0)]),
+                      Finding("ceiling", "near", 1.0)]
+    assert said(headline(found)) == "none tight  forks by x 9 and 1 more"
+    found.findings.pop(0)
+    assert said(headline(found)) == "none tight  ceiling"
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_every_tight_pipe_can_be_looked_into_not_the_narrowest_only(
+        size: tuple[int, int]) -> None:
+    found = report()
+    second = Pipe("tcp", "10.0.0.9:80", "errors", 0.0, culprits=[Actor(5, "curl", "/a", 1.0)],
+                  evidence=[Evidence("connects that fail", 9.0, "/s", "x", 0.5)],
+                  check="ss -ti", next="start the server")
+    found.pipes.insert(1, second)
+    app = Told(DiagnosisPane)
+    async with app.run_test(size=size) as pilot:
+        await pilot.press("v", "v")
+        app.tell(found)
+        await pilot.pause()
+        table = app.pane.query_one("#pipes-table", VirtualTable)
+        assert [p.state for p in table.rows[:2]] == ["errors", "saturated"]  # the tight ones first
+        table.select(("tcp", "10.0.0.9:80"))
+        await pilot.pause()
+        shown = text(app)
+        assert "connects that fail" in shown and "ss -ti" in shown and "start the server" in shown
+        assert "requests under way" not in shown
+        table.select(("block", "vda"))
+        await pilot.pause()
+        assert "3.7 threads wait for the disk vda." in text(app)
+        assert "requests under way" in text(app)
+        table.select(("steal", ""))
+        await pilot.pause()
+        assert "It cannot be seen: no /proc/stat." in text(app)
+
+
+async def test_a_finding_has_its_evidence_and_what_to_do() -> None:
+    found = report()
+    found.findings = [
+        Finding("descriptors", "api opens more than it closes", 30.0, [Actor(9, "api", "/web")],
+                [Evidence("open descriptors", 900.0, "descriptors", "x", 1024.0)], "ls /proc/9/fd",
+                "close them"),
+        Finding("forks", "sh starts 5 a second", 20.0, [Actor(8, "sh", "/web")],
+                [Evidence("short processes", 5.0, "/s", "x", 2.5)], "execsnoop", "less often")]
+    app = Told(DiagnosisPane)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("v", "v", "v")
+        app.tell(found)
+        await pilot.pause()
+        shown = text(app)
+        assert "900 descriptors" in shown and "close them" in shown  # the one seen longest
+        app.pane.query_one("#findings-table", VirtualTable).select(1)
+        await pilot.pause()
+        shown = text(app)
+        assert "short processes" in shown and "less often" in shown and "over 2.5" in shown
+        assert "900 descriptors" not in shown
+        assert "█" in shown  # its past

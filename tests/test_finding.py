@@ -277,3 +277,42 @@ async def test_a_screen_that_goes_away_below_the_prompt_gives_the_keys_back():
         await pilot.press("2")
         assert app.number == 2
         assert app.status.display
+
+
+async def test_fingers_that_know_top_and_htop_are_understood():
+    app = play()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await still(pilot)
+        table = main(app)
+        await pilot.press("M")
+        assert (table.sort_key, table.descending) == ("rss", True)
+        await pilot.press("P")
+        assert (table.sort_key, table.descending) == ("cpu", True)
+        await pilot.press("P")  # as in top, no toggle
+        assert (table.sort_key, table.descending) == ("cpu", True)
+        for key in ("f3", "f4"):
+            await pilot.press(key)
+            assert app.query(Prompt)
+            await pilot.press("escape")
+            await pilot.pause()
+        every = len(table.rows)
+        await pilot.press("u", *keys("root"), "enter")
+        await pilot.pause()
+        assert table.filtering.text == "user = root"
+        assert {row.uid for row in table.rows} == {0}
+        assert 0 < len(table.rows) <= every
+        await pilot.press("escape", "f5")
+        assert app.pane.grouped
+        await pilot.press("f5", "f2")
+        await pilot.pause()
+        assert len(app.screen_stack) == 2
+        await pilot.press("escape", "f9")
+        await pilot.pause()
+        assert "ktop only looks" in "\n".join(lines(app))
+        await pilot.press("5", "v", "P")  # CPUs: its column CPU is their number, USER% a share
+        await pilot.pause()
+        assert app.query_one("#cpus-table", VirtualTable).sort_key is None
+        assert "no column CPU% here" in "\n".join(lines(app))
+        await pilot.press("u")
+        await pilot.pause()
+        assert "no users here" in "\n".join(lines(app))

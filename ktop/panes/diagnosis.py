@@ -11,18 +11,18 @@ from textual.binding import BindingType
 from textual.containers import Container
 
 from ktop import format as fmt
-from ktop.diagnosis.model import PIPES, Actor, Evidence, Finding, Pipe, Report, Verdict
+from ktop.diagnosis.model import PIPES, STATES, Actor, Evidence, Finding, Pipe, Report, Verdict
 from ktop.model import Frame
 from ktop.panes.base import column_help, paragraph
-from ktop.panes.pipes import SPARK, about, beyond, in_words, named, sections
+from ktop.panes.pipes import SPARK, about, beyond, in_words, named, of_pipe, sections, where
 from ktop.panes.views import ViewPane, view_keys
 from ktop.widgets.columns import Column
 from ktop.widgets.pipes import PipePicture, spark
-from ktop.widgets.strips import Line, Piece
+from ktop.widgets.strips import Line, Piece, Rule
 from ktop.widgets.table import VirtualTable
 
 VIEWS = {"overview": ("picture", "verdict"), "evidence": ("evidence", "actors"),
-         "pipes": ("pipes",), "findings": ("findings",)}
+         "pipes": ("pipes", "verdict"), "findings": ("findings", "verdict")}
 _NS = {"p50": "p50_ns", "p95": "p95_ns", "p99": "p99_ns", "p999": "p999_ns"}
 
 
@@ -69,6 +69,18 @@ def _who(actors: list[Actor]) -> str:
     first = actors[0]
     name = first.comm if first.pid is None else f"{first.comm} {first.pid}"
     return name + (f" and {len(actors) - 1} more" if len(actors) > 1 else "")
+
+
+def _evidence(row: Pipe | FindingRow | None, report: Report | None) -> list[Evidence]:
+    """The evidence of a pipe or finding in another report."""
+    if report is None or row is None:
+        return []
+    if isinstance(row, Pipe):
+        pipe = next((p for p in report.pipes if (p.pipe, p.resource) == (row.pipe, row.resource)),
+                    None)
+        return pipe.evidence if pipe is not None else []
+    mine = (row.finding.kind, row.finding.culprits)
+    return next((f.evidence for f in report.findings if (f.kind, f.culprits) == mine), [])
 
 
 def _share(value: float | None) -> str:
@@ -125,7 +137,8 @@ def pipe_columns(past: Callable[[Pipe], Series] = lambda _: ()) -> list[Column]:
         Column("resource", "RESOURCE", 14, lambda p: p.resource or p.why_blind, "left",
                sort=lambda p: p.resource or "",
                help="device, control group, peer, lock; what is missing where it is blind"),
-        Column("state", "STATE", 9, lambda p: p.state, "left", sort=lambda p: p.state,
+        Column("state", "STATE", 9, lambda p: p.state, "left",
+               sort=lambda p: (STATES.index(p.state), -(p.stalled or 0.0)),
                style=lambda p: {"ok": "dim", "blind": "warn"}.get(p.state, "bad"),
                help="errors, saturated, contended, waiting, ok; blind: it cannot be seen"),
         _figure("stalled", "STALL", 5, "stalled", fmt.number,
@@ -174,7 +187,11 @@ class DiagnosisPane(ViewPane):
         *view_keys("diagnosis", "Overview, evidence, all pipes, findings")]
     BIG = (100, 30)
     views = VIEWS
-    big_views: ClassVar = {"overview": ("picture", "verdict", "evidence", "actors")}
+    big_views: ClassVar = {"overview": ("picture", "verdict", "evidence", "actors"),
+                           "pipes": ("pipes", "verdict", "evidence", "actors"),
+                           "findings": ("findings", "verdict", "evidence", "actors")}
+    subjects = ("pipes", "findings")  # what is said below is said of the row under the cursor
+    followers = ("verdict", "evidence", "actors")
     titles: ClassVar = {
         "picture": "Pipes: wide is free, narrow is tight", "verdict": "Verdict",
         "evidence": "Evidence", "actors": "Who squeezes, who is squeezed", "pipes": "All pipes",
@@ -192,19 +209,18 @@ class DiagnosisPane(ViewPane):
         yield Line(id="summary")
         with Container(id="body"):
             yield self._section("picture", PipePicture(id="pipes-picture"))
+            yield self._section("pipes", VirtualTable(
+                pipe_columns(self._stalled), lambda p: (p.pipe, p.resource or ""),
+                sort="state", frozen=2, id="pipes-table"))
+            yield self._section("findings", VirtualTable(
+                finding_columns(), lambda r: r.place, sort="since", frozen=1,
+                id="findings-table"))
             yield self._section("verdict", Line(id="verdict-lines"))
             yield self._section("evidence", VirtualTable(
                 evidence_columns(), lambda r: r.place, frozen=1, feed=True, id="evidence-table"))
             yield self._section("actors", VirtualTable(
                 actor_columns(), lambda r: (r.role, r.place), sort="role", frozen=2,
                 id="actors-table"))
-            yield self._section("pipes", VirtualTable(
-                pipe_columns(self._stalled), lambda p: (p.pipe, p.resource or ""),
-                sort="stalled", frozen=2, id="pipes-table"))
-            yield self._section("findings", VirtualTable(
-                finding_columns(), lambda r: r.place, sort="since", frozen=1,
-                id="findings-table"))
-
     def _arrange(self) -> None:
         super()._arrange()
         self.set_class(self.big, "-big")
@@ -224,38 +240,69 @@ class DiagnosisPane(ViewPane):
     def _show_picture(self, frame: Frame, report: Report | None) -> None:
         self.query_one(PipePicture).set(sections(report))
 
+    def _asked(self, report: Report | None) -> tuple[Report | None, str]:
+        """What is to be said in this view, as if it were the verdict, and of what."""
+        row = self._row_asked(report)
+        if report is None or row is None or row is self._verdict_pipe(report):
+            return report, ""
+        if isinstance(row, Pipe):
+            return Report(of_pipe(row), report.pipes), f"of {where(row)}"
+        f = row.finding
+        return Report(Verdict(since_s=f.since_s, culprits=f.culprits, evidence=f.evidence,
+                              check=f.check, next=f.next, text=f.text)), f"of {f.kind}"
+
+    def _row_asked(self, report: Report | None) -> Pipe | FindingRow | None:
+        """The pipe or finding that the view speaks of: under the cursor, else the first."""
+        if report is None or self.view not in self.subjects:
+            return None
+        rows: list[Any] = self.query_one(f"#{self.view}-table", VirtualTable).rows
+        chosen = self.query_one(f"#{self.view}-table", VirtualTable).selected_row
+        found: Pipe | FindingRow | None = chosen or (rows[0] if rows else None)
+        return found
+
+    @staticmethod
+    def _verdict_pipe(report: Report) -> Pipe | None:
+        """The pipe that the verdict is about."""
+        chosen = named(report)
+        return next((p for p in report.pipes if (p.pipe, p.resource) == chosen), None)
+
     def _show_verdict(self, frame: Frame, report: Report | None) -> None:
         lines = self.query_one("#verdict-lines", Line)
+        report, of = self._asked(report)
         alone = "evidence" not in self.shown
         content = in_words(report, self.size.width or 80, lines.size.height if alone else 0,
                            self._past(report) if alone and report is not None else {})
         self._fix_height("verdict", "1fr" if alone else 1 + min(8, max(4, len(content))))
+        self.query_one("#verdict-rule", Rule).set("In words" if of else "Verdict", of)
         lines.set(*content)
 
     def _show_evidence(self, frame: Frame, report: Report | None) -> None:
         rows = []
+        report, of = self._asked(report)
         if report is not None:
             past = self._past(report)
             rows = [EvidenceRow(n, e, past.get(e.text, ()))
                     for n, e in enumerate(report.verdict.evidence)]
-        self._fill("evidence", rows, "nothing is tight: no evidence is needed")
+        self._fill("evidence", rows, "no figures" if of else
+                   "nothing is tight: no evidence is needed", of)
 
     def _past(self, report: Report) -> dict[str, tuple[float | None, ...]]:
-        """The last figures of the pipe in question, by their text."""
-        chosen = named(report)
+        """The last figures of what is spoken of, by their text."""
+        row = self._row_asked(report) if self.view in self.subjects else None
+        row = row or self._verdict_pipe(report)
         ticks = list(self._history.ticks)[-SPARK:]
         found: dict[str, list[float | None]] = {e.text: [] for e in report.verdict.evidence}
         for tick in ticks:
-            pipes = tick.report.pipes if tick.report is not None else []
-            pipe = next((p for p in pipes if (p.pipe, p.resource) == chosen), None)
-            values = {e.text: e.value for e in pipe.evidence} if pipe is not None else {}
+            values = {e.text: e.value for e in _evidence(row, tick.report)}
             for text, series in found.items():
                 series.append(values.get(text))
         return {text: tuple(series) for text, series in found.items()}
 
     def _show_actors(self, frame: Frame, report: Report | None) -> None:
+        report, of = self._asked(report)
         rows = _actor_rows(report.verdict) if report is not None else []
-        self._fill("actors", rows, "nobody: nothing is tight", "Enter opens, p and c go into it")
+        self._fill("actors", rows, "nobody is known" if of else "nobody: nothing is tight",
+                   "Enter opens, p and c go into it")
 
     def _stalled(self, pipe: Pipe) -> Series:
         """How much was stalled in a pipe in the last samples."""
@@ -266,6 +313,7 @@ class DiagnosisPane(ViewPane):
 
     def _show_pipes(self, frame: Frame, report: Report | None) -> None:
         rows: list[Pipe] = report.pipes if report is not None else []
+        self._fix_height("pipes", min(14, len(rows) + 2) if self.big and rows else "1fr")
         self._fill("pipes", rows, "it takes one full interval",
                    "stalled: mean number of threads or connections that wait")
 
@@ -273,6 +321,7 @@ class DiagnosisPane(ViewPane):
         found = report.findings if report is not None else []
         rows = [FindingRow(n, f, f.culprits[0].pid if f.culprits else None,
                            f.culprits[0].comm if f.culprits else "") for n, f in enumerate(found)]
+        self._fix_height("findings", min(14, len(rows) + 2) if self.big and rows else "1fr")
         self._fill("findings", rows, "nothing that is wrong without stalling anybody")
 
     # -- help ------------------------------------------------------------------------------------

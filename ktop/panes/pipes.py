@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from ktop import format as fmt
 from ktop.diagnosis.model import PIPES, Actor, Evidence, Pipe, Report, Verdict
+from ktop.diagnosis.verdict import sentence
 from ktop.widgets.pipes import Section, spark
 from ktop.widgets.strips import Piece
 
@@ -79,9 +80,26 @@ def sections(report: Report | None) -> list[Section]:
     return found
 
 
-def where(verdict: Verdict) -> str:
+def of_pipe(pipe: Pipe) -> Verdict:
+    """A pipe that is not the narrowest, as if it were."""
+    if pipe.state == "blind":
+        text = f"It cannot be seen: {pipe.why_blind}."
+    elif pipe.state == "ok":
+        text = f"Not tight: {fmt.number(pipe.stalled)} stalled."
+    else:
+        text = sentence(pipe)
+    return Verdict(pipe.pipe, pipe.resource, pipe.state, pipe.stalled or 0.0, pipe.since_s,
+                   pipe.confidence, pipe.culprits, pipe.victims, pipe.evidence, pipe.check,
+                   pipe.next, text)
+
+
+def where(verdict: Verdict | Pipe) -> str:
     """Pipe and resource."""
     return f"{verdict.pipe} {verdict.resource}" if verdict.resource else verdict.pipe
+
+
+def _name(actor: Actor) -> str:
+    return actor.comm if actor.pid is None else f"{actor.comm} {actor.pid}"
 
 
 def headline(report: Report | None) -> list[Piece]:
@@ -94,15 +112,17 @@ def headline(report: Report | None) -> list[Piece]:
             return [("blind", "warn"), (f" {verdict.text}", "dim")]
         pieces: list[Piece] = [("none tight", "good")]
         if report.findings:
-            pieces.append((f"  {report.findings[0].text}", "warn"))
+            first, more = report.findings[0], len(report.findings) - 1
+            by = f" by {_name(first.culprits[0])}" if first.culprits else ""
+            pieces.append((f"  {first.kind}{by}{f' and {more} more' if more else ''}", "warn"))
         return pieces
-    pieces = [(f"{where(verdict)} {verdict.state}", "bad"),
-              (f"  {fmt.number(verdict.stalled)} stalled", "strong")]
+    pieces = [(f"{where(verdict)} {verdict.state}", "bad")]
+    who = next((a for a in verdict.culprits), None)
+    if who is not None:  # before the figures: at 80 columns they are what is cut off
+        pieces.append((f"  by {_name(who)}", "strong"))
+    pieces.append((f"  {fmt.number(verdict.stalled)} stalled", "normal"))
     if verdict.since_s is not None:
         pieces.append((f"  {fmt.age(verdict.since_s * 1e9)}", "normal"))
-    who = next((a for a in verdict.culprits), None)
-    if who is not None:
-        pieces.append((f"  by {who.comm}{f' {who.pid}' if who.pid else ''}", "normal"))
     return pieces
 
 
@@ -119,7 +139,7 @@ def beyond(evidence: Evidence) -> bool:
 
 def _actor(actors: Sequence[Actor]) -> str:
     first = actors[0]
-    name = first.comm if first.pid is None else f"{first.comm} {first.pid}"
+    name = _name(first)
     share = f" {100 * first.share:.0f}%" if first.share is not None else ""
     return name + share + (f" and {len(actors) - 1} more" if len(actors) > 1 else "")
 

@@ -72,8 +72,16 @@ class Finding(Choices):
 
     # -- the prompt ----------------------------------------------------------------------------
 
-    async def action_find(self) -> None:
-        """Type a filter for the table at hand; it holds while it is typed."""
+    async def action_find_user(self) -> None:
+        """The filter of a user is begun."""
+        table = self.table_at_hand()
+        if table is None or all(column.title != "USER" for column in table.declared):
+            self.say("no users here: u is for tables with the column USER")
+        else:
+            await self.action_find("user = ")
+
+    async def action_find(self, begun: str = "") -> None:
+        """Type a filter for the table at hand; it holds while it is typed. begun: of a new one."""
         table = self.table_at_hand()
         if table is None:
             self.say("there is no table here to look through")
@@ -83,7 +91,7 @@ class Finding(Choices):
         self._open = _Open(prompt, table, filtering.text, filtering.matcher, table.selected,
                            table.top, self.screen)
         self._lines_around(False)
-        prompt.open(filtering.text)
+        prompt.open(begun or filtering.text)
         await self.screen.mount(prompt)
 
     def _lines_around(self, there: bool) -> None:
@@ -154,6 +162,22 @@ class Finding(Choices):
             if self._open is not None:
                 self._open.prompt.show(QueryError(message.problem, 0), "")
         self.keys_changed()
+
+    # -- as in top -----------------------------------------------------------------------------
+
+    def action_sort_column(self, title: str) -> None:
+        """Sort by the column of this title, the largest first."""
+        table = self.table_at_hand()
+        key = next((c.key for c in table.declared if c.title == title and c.sort and not table.feed
+                    ), None) if table is not None else None
+        if table is None or key is None:
+            self.say(f"no column {title} here: < and > choose another order")
+        else:
+            table.sort_by(key, True)
+
+    def action_only_looks(self) -> None:
+        """What ends processes elsewhere."""
+        self.say("ktop only looks: it ends no process and changes no priority")
 
     # -- search --------------------------------------------------------------------------------
 
