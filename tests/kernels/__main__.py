@@ -65,7 +65,7 @@ def command(checks: list[str]) -> str:
     """What the guest runs."""
     files = [str(HERE / name) for check in checks for name in CHECKS[check]]
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "-v",
-             "--durations=5", *files]
+             "--durations=5", *(["--assert=plain"] if STEADY & set(checks) else ()), *files]
     # its plugins' imports alone take half a minute there
     return ("PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE=1 "
             f"KTOP_KERNELS=/run/share/result.json exec {shlex.join(words)}")

@@ -26,7 +26,7 @@ from .machinery import delayed, ram_disk, run
 
 pytestmark = pytest.mark.kernels
 ADDRESS, PORT = "10.78.0.2", 7100
-QUIET, NAMED, DROPPED = 8, 18, 18  # samples: of the load alone; until named; until dropped
+QUIET, NAMED, DROPPED = 6, 18, 18  # samples: of the load alone; until named; until dropped
 
 
 class V2(Stage):

@@ -60,7 +60,7 @@ def write(readme: Path, results: list[dict[str, Any]]) -> None:
 
 INTRO = """\
 Faults that hardened kernels cannot make, `python -m tests.kernels 6.12 newest --checks faults
---write`. A load runs in a control group of its own and diagnosis must be silent for 8 samples; then
+--write`. A load runs in a control group of its own and diagnosis must be silent for 6 samples; then
 the fault is made under it, and its pipe must become the narrowest, with this resource or culprit;
 then it is taken away, and must be dropped. Figures are samples, one a second of the guest's clock,
 which goes by the instructions of its emulated CPU: figures of CPU time mean nothing there, and none
