@@ -127,8 +127,7 @@ static __always_inline void fs_opened(struct task_struct *task, struct fs_slot *
 {
     bool at = s->what == FS_OPENAT || s->what == FS_OPENAT2;
     struct path base = {};
-    u64 hash = 0;
-    u32 used = 0;
+    u64 hash = 0, used = 0;
     fs_count(FS_N_OPENS);
     if (ret < 0)
         fs_count(FS_N_OPENS_FAILED);

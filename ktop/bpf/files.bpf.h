@@ -224,7 +224,7 @@ static __always_inline bool fs_identify(struct file *file, struct fs_key *key)
 }
 
 /* Names from a dentry up to the root of the mount namespace, each NUL-terminated; their length. */
-static __always_inline u32 fs_walk(struct fs_buffer *b, struct dentry *dentry, struct vfsmount *mnt)
+static __always_inline u64 fs_walk(struct fs_buffer *b, struct dentry *dentry, struct vfsmount *mnt)
 {
     b->e.base_whole = 0;
     /* Zero, which the verifier must not know: else no two of its states are alike. */
@@ -272,13 +272,14 @@ static __always_inline struct fs_buffer *fs_event(struct task_struct *task, u32 
     return b;
 }
 
-static __always_inline bool fs_send(struct fs_buffer *b, u32 base)
+static __always_inline bool fs_send(struct fs_buffer *b, u64 base)
 {
-    asm volatile("" : "+r"(base));
-    if (base > KTOP_FS_BASE + 256)
+    /* All of it in 64 bits: else LLVM 19 compares one register and passes on another. */
+    u64 size = offsetof(struct fs_buffer, base) + base;
+    asm volatile("" : "+r"(size));
+    if (size > sizeof(*b))
         return false;
-    if (!files_events.ringbuf_output(b, offsetof(struct fs_buffer, base) + base,
-                                     BPF_RB_NO_WAKEUP))
+    if (!files_events.ringbuf_output(b, size, BPF_RB_NO_WAKEUP))
         return true;
     fs_count(FS_N_LOST);
     return false;
