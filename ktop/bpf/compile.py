@@ -223,6 +223,7 @@ def _send_maps(sock: socket.socket, module: Any) -> None:
     for function in (lib.bpf_table_name, lib.bpf_table_key_size_id, lib.bpf_table_leaf_size_id,
                      lib.bpf_table_max_entries_id, lib.bpf_table_fd_id):
         function.argtypes = [ct.c_void_p, ct.c_size_t]
+    lib.bpf_num_tables.argtypes = [ct.c_void_p]  # else cut to an int: a crash where that matters
     for i in range(lib.bpf_num_tables(module.module)):
         _send(sock, {
             "kind": "map", "name": lib.bpf_table_name(module.module, i).decode(),
