@@ -95,8 +95,8 @@ class Kernel:
             self.note = f"no kernel names: {self._path}: {err}"
             return array("Q")
         if starts and hidden:
-            self.note = ("no kernel names: /proc/sys/kernel/kptr_restrict hides the addresses in "
-                         f"{self._path}")
+            self.note = (f"no kernel names: the addresses in {self._path} are hidden "
+                         "(no CAP_SYSLOG, or kernel.kptr_restrict is 2)")
             return array("Q")
         order = sorted(range(len(starts)), key=starts.__getitem__)  # modules come last, as loaded
         self._lines = array("L", [self._lines[i] for i in order])
@@ -127,15 +127,16 @@ class Maps:
     def __init__(self, pid: int) -> None:
         self._lows: list[int] = []
         self._spans: list[tuple[int, int, int, Place]] = []
-        with contextlib.suppress(OSError, ValueError), \
+        with contextlib.suppress(OSError, ValueError, IndexError), \
                 open(f"/proc/{pid}/maps", encoding="utf-8", errors="backslashreplace") as f:
             for line in f:
                 fields = line.split(None, 5)
-                low, _, high = fields[0].partition("-")
+                begin, _, end = fields[0].partition("-")
                 path = fields[5].strip() if len(fields) > 5 else ""
                 place = (path, fields[3], int(fields[4]))
-                self._lows.append(int(low, 16))
-                self._spans.append((int(low, 16), int(high, 16), int(fields[2], 16), place))
+                low, high, offset = int(begin, 16), int(end, 16), int(fields[2], 16)
+                self._lows.append(low)
+                self._spans.append((low, high, offset, place))
 
     def __bool__(self) -> bool:
         """False: it has ended."""

@@ -11,6 +11,7 @@ import fcntl
 import functools
 import os
 import platform
+import re
 import struct
 
 _libc = ct.CDLL(None, use_errno=True)
@@ -26,6 +27,8 @@ PROG_TRACEPOINT, PROG_PERF_EVENT, PROG_RAW_TRACEPOINT, PROG_TRACING = 5, 7, 17, 
 ATTACH_TRACE_RAW_TP, ATTACH_TRACE_ITER = 23, 28
 
 _IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408
+_SPAN = re.compile(rb"(\d{1,9})(?:-(\d{1,9}))?")
+_MOST_CPUS = 8192  # CONFIG_NR_CPUS at most
 _TIME_ENABLED = 1  # PERF_FORMAT_TOTAL_TIME_ENABLED
 
 
@@ -193,16 +196,27 @@ def map_lookup_batch(fd: int, key_size: int, value_size: int,
 @functools.cache
 def possible_cpus() -> int:
     """How many CPUs a per-CPU map has values for (/sys/devices/system/cpu/possible)."""
-    with open("/sys/devices/system/cpu/possible", encoding="ascii") as f:
-        return 1 + max(int(part.split("-")[-1]) for part in f.read().strip().split(","))
+    return 1 + max(_cpus("possible"))
 
 
 def online_cpus() -> list[int]:
-    """The CPUs that are online now."""
-    with open("/sys/devices/system/cpu/online", encoding="ascii") as f:
-        parts = f.read().strip().split(",")
-    spans = [(p.split("-")[0], p.split("-")[-1]) for p in parts]
-    return [cpu for low, high in spans for cpu in range(int(low), int(high) + 1)]
+    """The CPUs that are online now. Raises OSError."""
+    return _cpus("online")
+
+
+def _cpus(which: str) -> list[int]:
+    """`0-3,8`. Raises OSError, also when the list is none."""
+    path = f"/sys/devices/system/cpu/{which}"
+    with open(path, "rb") as f:
+        text = f.read(1 << 16).strip()
+    found: list[int] = []
+    for part in text.split(b","):
+        span = _SPAN.fullmatch(part)
+        if span is None:
+            raise OSError(errno.ENODATA, "no list of CPUs", path)
+        low, high = int(span[1]), int(span[2] or span[1])
+        found += range(low, min(high, _MOST_CPUS) + 1)
+    return found
 
 
 def _perf_event_open(perf_type: int, config: int, cpu: int, freq: int) -> int:
@@ -238,6 +252,9 @@ def attach_cpu_clock(prog_fd: int, hz: int) -> list[int]:
 
 def attach_tracepoint(prog_fd: int, tracefs: str, event: str) -> int:
     """Attach to a tracefs event ("syscalls/sys_exit_execve")."""
-    with open(os.path.join(tracefs, "events", event, "id"), encoding="ascii") as f:
-        event_id = int(f.read())
-    return _attach_perf(_perf_event_open(2, event_id, online_cpus()[0], 0), prog_fd)
+    path = os.path.join(tracefs, "events", event, "id")
+    with open(path, "rb") as f:
+        number = f.read(16).strip()
+    if not number.isdigit():
+        raise OSError(errno.ENODATA, "no number of an event", path)
+    return _attach_perf(_perf_event_open(2, int(number), online_cpus()[0], 0), prog_fd)

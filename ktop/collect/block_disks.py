@@ -5,10 +5,12 @@ Fields: Documentation/admin-guide/iostats.rst, Documentation/ABI/stable/sysfs-bl
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ktop.collect.proctext import number, read_text
 from ktop.model_block import Device
 from ktop.text import clean
 
@@ -48,11 +50,13 @@ def parse(text: str) -> dict[str, tuple[int, Stat]]:
     found = {}
     for line in text.splitlines():
         words = line.split()
-        if len(words) >= 14:
+        if len(words) < 14:
+            continue
+        values = words[3:3 + len(Stat._fields)]
+        values += ["0"] * (len(Stat._fields) - len(values))
+        with contextlib.suppress(ValueError):
             dev = int(words[0]) << 20 | int(words[1])
-            found[words[2]] = dev, Stat._make(
-                (*map(int, words[3:3 + len(Stat._fields)]),
-                 *([0] * max(0, 3 + len(Stat._fields) - len(words)))))
+            found[words[2]] = dev, Stat._make(map(int, values))
     return found
 
 
@@ -120,7 +124,8 @@ def look(name: str, sys_root: str = "/sys/class/block") -> Known:
     """What sysfs says about a device; blanks where it says nothing."""
     base = os.path.join(sys_root, name.replace("/", "!"))
     size = _text(f"{base}/size")
-    known = Known(size_bytes=int(size) * SECTOR if size and size.isdigit() else None)
+    sectors = number(size or "")
+    known = Known(size_bytes=None if sectors is None else sectors * SECTOR)
     if _text(f"{base}/partition") is not None:
         known.kind = "partition"
         known.parent = clean(os.path.basename(os.path.dirname(os.path.realpath(base))), 64)
@@ -150,13 +155,10 @@ class Disks:
 
     def rows(self, now: int, interval: int | None) -> list[Device]:
         """A row for each device that has a size or has done anything."""
-        try:
-            with open(self._proc, encoding="utf-8", errors="replace") as f:
-                found = parse(f.read())
-        except OSError:
-            found = {}
+        found = parse(read_text(self._proc))
         old, self._last = self._last, found
         self._known = {name: known for name, known in self._known.items() if name in found}
+        self._best = {name: best for name, best in self._best.items() if name in found}
         rows = []
         for name, (dev, stat) in found.items():
             known = self._known.get(name)

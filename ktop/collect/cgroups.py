@@ -7,6 +7,7 @@ per new cgroup and never a walk of the tree. Where that is refused, the tree is 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as ct
 import os
 import re
@@ -14,6 +15,7 @@ import struct
 from dataclasses import dataclass, field
 
 from ktop import hist
+from ktop.collect.proctext import read_text, unescaped
 from ktop.model import OFF_CPU, Cgroup, Hist, Process
 from ktop.text import clean
 
@@ -57,23 +59,17 @@ class Hierarchy:
 def find_hierarchy(mounts: str = "/proc/mounts") -> Hierarchy | None:
     """cgroup v2 if it has the cpu controller or is all there is, else v1's cpu hierarchy."""
     unified, cpu = None, None
-    with open(mounts, encoding="utf-8", errors="backslashreplace") as f:
-        for line in f:
-            fields = line.split()
-            if len(fields) < 4:
-                continue
-            point = fields[1].encode().decode("unicode_escape")
-            if fields[2] == "cgroup2" and unified is None:
-                unified = point
-            elif fields[2] == "cgroup" and "cpu" in fields[3].split(",") and cpu is None:
-                cpu = point
-    if unified is not None:
-        try:
-            with open(os.path.join(unified, "cgroup.controllers"), encoding="ascii") as f:
-                if "cpu" in f.read().split() or cpu is None:
-                    return Hierarchy(unified, False)
-        except OSError:
-            pass
+    for line in read_text(mounts).splitlines():
+        fields = line.split()
+        if len(fields) < 4:
+            continue
+        if fields[2] == "cgroup2" and unified is None:
+            unified = unescaped(fields[1])
+        elif fields[2] == "cgroup" and "cpu" in fields[3].split(",") and cpu is None:
+            cpu = unescaped(fields[1])
+    if unified is not None and "cpu" in read_text(
+            os.path.join(unified, "cgroup.controllers")).split():
+        return Hierarchy(unified, False)
     if cpu is not None:
         return Hierarchy(cpu, True)
     return Hierarchy(unified, False) if unified else None
@@ -161,9 +157,11 @@ class Cgroups:
             self._walked_ns = now
             root = self.hierarchy.root
             for directory, _, _ in os.walk(root):
-                self._known.setdefault(
-                    os.stat(directory).st_ino,
-                    _Known("/" + os.path.relpath(directory, root) if directory != root else "/"))
+                with contextlib.suppress(OSError):  # removed meanwhile
+                    self._known.setdefault(
+                        os.stat(directory).st_ino,
+                        _Known("/" + os.path.relpath(directory, root) if directory != root
+                               else "/"))
             known = self._known.get(cgroup)
         return known
 
@@ -191,11 +189,11 @@ class Cgroups:
         try:
             if not self.hierarchy.v1:
                 quota, period = (self._read(known, "cpu.max") or "max 1").split()
-                return None if quota == "max" else int(quota) / int(period)
+                return None if quota == "max" else int(quota) / (int(period) or 100_000)
             quota = (self._read(known, "cpu.cfs_quota_us") or "-1").strip()
             if int(quota) <= 0:
                 return None
-            return int(quota) / int(self._read(known, "cpu.cfs_period_us") or 100_000)
+            return int(quota) / (int(self._read(known, "cpu.cfs_period_us") or 0) or 100_000)
         except ValueError:
             return None
 

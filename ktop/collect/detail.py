@@ -21,6 +21,7 @@ from ktop.collect import detail_proc as proc
 from ktop.collect.detail_fds import Descriptors, read_at
 from ktop.collect.detail_threads import Threads
 from ktop.collect.host import Lookups
+from ktop.collect.proc import UNREADABLE
 from ktop.model import Frame, ProcessEvent, Thread
 from ktop.model_detail import Detail, Ended, Memory, Namespace
 from ktop.text import clean
@@ -125,7 +126,7 @@ class _Process:
         found = proc.fields(read_at(self._fd, "status"))
         detail.credentials = proc.credentials(found, last_cap)
         detail.scheduling = proc.scheduling(found, main)
-        with contextlib.suppress(psutil.Error, OSError):
+        with contextlib.suppress(*UNREADABLE):
             io = psutil.Process(self.pid).ionice()
             detail.scheduling.io_class = _IO_CLASSES.get(int(io.ioclass), str(io.ioclass))
             detail.scheduling.io_level = int(io.value)

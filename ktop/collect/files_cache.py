@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 
 from ktop.bpf.files_layer import PAUSE_STRUCT
+from ktop.collect.proctext import figures, read_text
 from ktop.model_files import PageCache, Throttled
 from ktop.text import comm
 
@@ -19,14 +20,9 @@ _WANTED = {"nr_dirty": "dirty_bytes", "nr_writeback": "writeback_bytes",
 def page_cache() -> PageCache:
     """From /proc/vmstat, pages as bytes; what is not there is None."""
     cache = PageCache()
-    try:
-        with open("/proc/vmstat", encoding="ascii") as f:
-            for line in f:
-                name, _, value = line.partition(" ")
-                if name in _WANTED:
-                    setattr(cache, _WANTED[name], int(value) * _PAGE)
-    except OSError:
-        pass
+    for name, pages in figures(read_text("/proc/vmstat")).items():
+        if name in _WANTED:
+            setattr(cache, _WANTED[name], pages * _PAGE)
     return cache
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import select
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ktop.model_files import MountEvent
 from ktop.text import clean
@@ -64,20 +64,24 @@ class Mountinfo:
     def __init__(self) -> None:
         self._mounts: dict[int, Mounted] = {}
         self._poll = select.poll()
+        self._file: BinaryIO | None = None
         try:
             self._file = open("/proc/self/mountinfo", "rb")  # noqa: SIM115
+            self._mounts = {m.number: m for m in parse(self._file.read())}
         except OSError:
-            self._file = None  # type: ignore[assignment]
+            self.close()
             return
-        self._mounts = {m.number: m for m in parse(self._file.read())}
         self._poll.register(self._file, select.POLLPRI | select.POLLERR)
 
     def changes(self, wall_ns: int) -> list[MountEvent]:
         """What came and went since last time, seen at `wall_ns`."""
         if self._file is None or not self._poll.poll(0):
             return []
-        self._file.seek(0)
-        new = {m.number: m for m in parse(self._file.read())}
+        try:
+            self._file.seek(0)
+            new = {m.number: m for m in parse(self._file.read())}
+        except OSError:
+            return []
         old, self._mounts = self._mounts, new
         gone = [("unmounted", m) for number, m in old.items() if new.get(number) != m]
         come = [("mounted", m) for number, m in new.items() if old.get(number) != m]
@@ -96,3 +100,4 @@ class Mountinfo:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+            self._file = None

@@ -6,12 +6,11 @@ import os
 import resource
 import time
 
-import psutil
-
 from ktop import capabilities
 from ktop.bpf import syscall
 from ktop.bpf.engine import Engine, probe_table
 from ktop.bpf.layers import GROUPS
+from ktop.collect.proctext import number, read_text
 from ktop.model import Health, Probe
 
 # The kernel's run-time statistics cost two clock reads per program run: on one tick in ten.
@@ -23,11 +22,18 @@ _NEWS_TICKS = 10
 def _absent(reason: str) -> list[Probe]:
     """Every probe, where BPF is refused."""
     found = []
-    for number in range(len(GROUPS)):
-        engine = Engine(group=number)
+    for group in range(len(GROUPS)):
+        engine = Engine(group=group)
         engine.loaded.fatal = reason
         found += [Probe(**row) for row in probe_table(engine)]  # type: ignore[arg-type]
     return found
+
+
+def _rss_bytes() -> int | None:
+    """Our own resident memory, from /proc/self/statm."""
+    words = read_text("/proc/self/statm").split()
+    pages = number(words[1]) if len(words) > 1 else None
+    return None if pages is None else pages * resource.getpagesize()
 
 
 class HealthLayer:
@@ -42,7 +48,6 @@ class HealthLayer:
         self._engines, self._fallback = engines, fallback
         self._absent = _absent(reason) if fallback is not None else []
         self._blind = capabilities.blind() if fallback is None else []
-        self._process = psutil.Process()
         self._last: tuple[int, float] | None = None
         self._tick = 0
         self._stats_fd = -1
@@ -73,7 +78,7 @@ class HealthLayer:
         if self._last is not None and now > self._last[0]:
             health.collector_cpu_pct = (cpu - self._last[1]) * 1e11 / (now - self._last[0])
         self._last = (now, cpu)
-        health.collector_rss_bytes = self._process.memory_info().rss
+        health.collector_rss_bytes = _rss_bytes()
         if self._engines:
             self._probes(health, now)
         return health

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from ktop.collect.proctext import figures, read_text
 from ktop.model import Clock, Cpu, Host, Processes
 from ktop.text import clean
 
@@ -44,26 +45,24 @@ class Clocks:
 
 
 def _meminfo() -> dict[str, int]:
-    found = {}
-    with open("/proc/meminfo", encoding="ascii") as f:
-        for line in f:
-            name, _, value = line.partition(":")
-            found[name] = int(value.split()[0]) * 1024
-    return found
+    return {name: kb * 1024 for name, kb in figures(read_text("/proc/meminfo")).items()}
 
 
 def host(clocks: Clocks) -> Host:
     """The machine now."""
     name = os.uname()
     memory = _meminfo()
-    load = os.getloadavg()
+    try:
+        load = os.getloadavg()
+    except OSError:  # it is from /proc
+        load = None
     uptime = clocks.now + clocks.boot_offset
     return Host(
         hostname=clean(name.nodename, 64), kernel=clean(name.release, 64), machine=name.machine,
         cpus=os.cpu_count() or 1, boot_wall_ns=clocks.now + clocks.wall_offset - uptime,
         uptime_ns=uptime, memory_total_bytes=memory.get("MemTotal"),
         memory_available_bytes=memory.get("MemAvailable"),
-        load1=load[0], load5=load[1], load15=load[2])
+        load1=load and load[0], load5=load and load[1], load15=load and load[2])
 
 
 class CpuTimes:
@@ -74,7 +73,10 @@ class CpuTimes:
 
     def rows(self) -> list[Cpu]:
         """One row per online CPU; shares are None in the first call."""
-        times = psutil.cpu_times(percpu=True)
+        try:
+            times = psutil.cpu_times(percpu=True)
+        except (OSError, RuntimeError, TypeError, ValueError, IndexError):  # it breaks off
+            times = []
         before, self._last = self._last, times
         rows = [Cpu(cpu=i) for i in range(len(times))]
         if before is None or len(before) != len(times):  # a CPU came or went: no sample
@@ -93,21 +95,16 @@ class StatRates:
     """Context switches/s and forks/s (threads included) of the host, where no probe counts them."""
 
     def __init__(self) -> None:
-        self._last: tuple[int, int] | None = None
+        self._last: dict[str, int] = {}
 
     def read(self, interval_ns: int | None) -> tuple[float | None, float | None]:
         """`ctxt` and `processes` of /proc/stat as rates; None in the first call."""
-        found = {}
-        with open("/proc/stat", encoding="ascii") as f:
-            for line in f:
-                name, _, value = line.partition(" ")
-                if name in ("ctxt", "processes"):
-                    found[name] = int(value)
-        before, self._last = self._last, (found["ctxt"], found["processes"])
-        if before is None or not interval_ns:
-            return None, None
+        found = figures(read_text("/proc/stat"))
+        before, self._last = self._last, found
         switches, forks = (
-            (new - old) * 1e9 / interval_ns for new, old in zip(self._last, before, strict=True))
+            max(0, found[name] - before[name]) * 1e9 / interval_ns
+            if interval_ns and name in found and name in before else None
+            for name in ("ctxt", "processes"))
         return switches, forks
 
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 from dataclasses import dataclass, field
 
-from ktop.collect.proctext import read_text
+from ktop.collect.proctext import figures, number, read_text, unescaped
 from ktop.model import Process
 from ktop.model_pressure import IoLimit, MemoryGroup, Pressure
 from ktop.text import clean
@@ -31,30 +31,24 @@ _V1_LIMITS = {"blkio.throttle.read_iops_device": "reads",
 _V2_LIMITS = {"riops": "reads", "wiops": "writes", "rbps": "read bytes", "wbps": "write bytes"}
 
 
-def _number(text: str) -> int | None:
-    try:
-        return int(text)
-    except ValueError:
-        return None
-
-
 def psi_totals(text: str) -> dict[str, int]:
     """Stalled microseconds by line (`some`, `full`) of a pressure file."""
     found = {}
     for line in text.splitlines():
         words = line.split()
-        with contextlib.suppress(ValueError, IndexError):
-            found[words[0]] = int(words[-1].removeprefix("total="))
+        total = number(words[-1].removeprefix("total=")) if words else None
+        if total is not None:
+            found[words[0]] = total
     return found
 
 
 def vmstat_totals(text: str) -> dict[str, int]:
     """Counters of /proc/vmstat under the names of Pressure's rates, summed over zones and kinds."""
-    found = dict.fromkeys(_RATES, 0)
-    for line in text.splitlines():
+    found: dict[str, int] = {}
+    for what, value in figures(text).items():
         for name, prefixes in _RATES.items():
-            if line.startswith(prefixes):
-                found[name] += int(line.rsplit(" ", 1)[1])
+            if f"{what} ".startswith(prefixes):
+                found[name] = found.get(name, 0) + value
     return found
 
 
@@ -65,7 +59,7 @@ def controllers(mounts: str = "/proc/mounts") -> dict[str, str]:
         words = line.split()
         if len(words) < 4:
             continue
-        point = words[1].encode("latin-1", "replace").decode("unicode_escape")
+        point = unescaped(words[1])
         if words[2] == "cgroup2":
             found.setdefault("unified", point)
         elif words[2] == "cgroup":
@@ -95,11 +89,13 @@ def io_limits(directory: str, v1: bool) -> list[tuple[int, str, float]]:
                 found.append((_device(device), what, float(value)))
     if not v1:
         for line in read_text(f"{directory}/io.max").splitlines():
-            device, *limits = line.split()
+            device, *limits = line.split() or [""]
             for limit in limits:
                 name, _, value = limit.partition("=")
-                if value.isdigit() and name in _V2_LIMITS:
-                    found.append((_device(device), _V2_LIMITS[name], float(value)))
+                rate = number(value)
+                if rate is not None and name in _V2_LIMITS:
+                    with contextlib.suppress(ValueError):
+                        found.append((_device(device), _V2_LIMITS[name], float(rate)))
     return found
 
 
@@ -165,8 +161,8 @@ class PressureLayer:
         new = vmstat_totals(read_text("/proc/vmstat"))
         old, self._vmstat = self._vmstat, new
         if old is not None and interval:
-            for name, value in new.items():
-                setattr(layer, name, max(0, value - old[name]) * 1e9 / interval)
+            for name in new.keys() & old.keys():
+                setattr(layer, name, max(0, new[name] - old[name]) * 1e9 / interval)
         totals = {f"{what}_{kind}_pct": us for what in ("memory", "io", "cpu")
                   for kind, us in psi_totals(read_text(f"/proc/pressure/{what}")).items()}
         before, self._psi = self._psi, totals
@@ -174,11 +170,9 @@ class PressureLayer:
             if name in totals and name in before and interval:
                 grown = max(0, totals[name] - before[name])
                 setattr(layer, name, min(100.0, grown * 1e5 / interval))
-        for line in read_text("/proc/meminfo").splitlines():
-            if line.startswith("SwapTotal:"):
-                layer.swap_total_bytes = int(line.split()[1]) * 1024
-            elif line.startswith("SwapFree:"):
-                layer.swap_free_bytes = int(line.split()[1]) * 1024
+        memory = {name: kb * 1024 for name, kb in figures(read_text("/proc/meminfo")).items()}
+        layer.swap_total_bytes = memory.get("SwapTotal")
+        layer.swap_free_bytes = memory.get("SwapFree")
 
     @staticmethod
     def _waiting(rows: list[Process]) -> tuple[dict[int, Process], dict[int, Process]]:
@@ -225,7 +219,7 @@ class PressureLayer:
     def _limit(directory: str, v1: bool) -> int | None:
         """Bytes that the group may use; None without a limit."""
         names = ("memory.limit_in_bytes",) if v1 else ("memory.max", "memory.high")
-        found = [_number(read_text(f"{directory}/{name}")) for name in names]
+        found = [number(read_text(f"{directory}/{name}")) for name in names]
         return min((n for n in found if n is not None and n < _NO_LIMIT), default=None)
 
     def _group(self, row: MemoryGroup, interval: int | None) -> MemoryGroup:
@@ -233,17 +227,17 @@ class PressureLayer:
         v1 = "memory" in self._roots
         directory = self._roots["memory" if v1 else "unified"] + row.path
         row.limit_bytes = self._limit(directory, v1)
-        row.usage_bytes = _number(read_text(
+        row.usage_bytes = number(read_text(
             f"{directory}/memory.{'usage_in_bytes' if v1 else 'current'}"))
         events = dict(line.split() for line in read_text(
             f"{directory}/memory.{'oom_control' if v1 else 'events'}").splitlines()
             if len(line.split()) == 2)
-        row.oom_kills_total = _number(events.get("oom_kill", ""))
-        hits = (_number(read_text(f"{directory}/memory.failcnt")) if v1
-                else _number(events.get("max", "")))
+        row.oom_kills_total = number(events.get("oom_kill", ""))
+        hits = (number(read_text(f"{directory}/memory.failcnt")) if v1
+                else number(events.get("max", "")))
         psi = None if v1 else psi_totals(read_text(f"{directory}/memory.pressure")).get("some")
-        refaults = sum(int(line.split()[1]) for line in read_text(
-            f"{directory}/memory.stat").splitlines() if line.startswith("workingset_refault"))
+        refaults = sum(value for name, value in figures(read_text(
+            f"{directory}/memory.stat")).items() if name.startswith("workingset_refault"))
         new = {"limit_hits_per_s": hits, "refaults_per_s": refaults, "some_pct": psi}
         before = self._hits.get(row.path, {})
         self._hits[row.path] = new

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -27,6 +29,20 @@ def _run_delay_ns(pid: int) -> int | None:
         return None
 
 
+# What psutil raises where /proc breaks off or is not what it expects.
+UNREADABLE = (psutil.Error, OSError, RuntimeError, TypeError, ValueError, IndexError)
+
+
+def _processes() -> Iterator[dict[str, Any]]:
+    """What psutil knows of each process; those that it cannot read are left out."""
+    try:
+        for process in psutil.process_iter():
+            with contextlib.suppress(*UNREADABLE):
+                yield process.as_dict(_ATTRS)
+    except UNREADABLE:
+        return
+
+
 class ProcfsLayer:
     """Processes by psutil, tick by tick."""
 
@@ -49,8 +65,7 @@ class ProcfsLayer:
         """One scan of /proc. changes: as TaskTable has them; here every row is new each time."""
         interval = self._clocks.interval_ns
         rows, seen = [], {}
-        for p in psutil.process_iter(_ATTRS):
-            info: dict[str, Any] = p.info
+        for info in _processes():
             key = (info["pid"], info["create_time"] or 0.0)
             counts = self._counts(info)
             seen[key] = counts

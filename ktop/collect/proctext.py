@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 
 _CHUNK = 1 << 16
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def read_text(path: str) -> str:
@@ -22,3 +24,26 @@ def read_text(path: str) -> str:
         return ""
     finally:
         os.close(fd)
+
+
+def number(text: str) -> int | None:
+    """A whole number as the kernel prints it; None for anything else (`²`.isdigit() is true)."""
+    text = text.strip()
+    digits = text.removeprefix("-")
+    return int(text) if digits.isascii() and digits.isdigit() and len(digits) <= 20 else None
+
+
+def unescaped(text: str) -> str:
+    """A path as /proc/mounts spells it: blanks, line ends and backslashes are octal there."""
+    return _OCTAL.sub(lambda found: chr(int(found.group(1), 8) & 255), text)
+
+
+def figures(text: str) -> dict[str, int]:
+    """The first number behind each line's first word, a colon cut off; other lines are left out."""
+    found = {}
+    for line in text.splitlines():
+        words = line.split(None, 2)
+        value = number(words[1]) if len(words) > 1 else None
+        if value is not None:
+            found[words[0].removesuffix(":")] = value
+    return found

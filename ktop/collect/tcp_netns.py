@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import ctypes as ct
 import errno
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ktop.collect.proctext import read_text
+from ktop.collect.proctext import number, read_text
 from ktop.model import Process
 from ktop.model_tcp import Interface, Namespace
 from ktop.text import clean
@@ -185,12 +186,14 @@ class Counters(NamedTuple):
 def named_pairs(text: str, section: str) -> dict[str, int]:
     """The figures of one section of /proc/net/snmp or netstat: a line of names, one of values."""
     lines = [line.split()[1:] for line in text.splitlines() if line.startswith(section + ":")]
-    return dict(zip(lines[0], map(int, lines[1]), strict=False)) if len(lines) == 2 else {}
+    if len(lines) != 2:
+        return {}
+    values = zip(lines[0], map(number, lines[1]), strict=False)
+    return {name: value for name, value in values if value is not None}
 
 
 def _number(path: str) -> int | None:
-    text = read_text(path).strip()
-    return int(text) if text.isdigit() else None
+    return number(read_text(path))
 
 
 def conntrack_stat(text: str) -> dict[str, int]:
@@ -199,9 +202,12 @@ def conntrack_stat(text: str) -> dict[str, int]:
     if len(lines) < 2:
         return {}
     found: dict[str, int] = dict.fromkeys(lines[0], 0)
-    for line in lines[1:]:
-        for name, value in zip(lines[0], line, strict=False):
-            found[name] += int(value, 16)
+    try:
+        for line in lines[1:]:
+            for name, value in zip(lines[0], line, strict=False):
+                found[name] += int(value, 16)
+    except ValueError:  # a sum of a part of the CPUs is no figure
+        return {}
     return found
 
 
@@ -211,13 +217,13 @@ def read_counters() -> Counters:
     ext = named_pairs(read_text(_NET + "netstat"), "TcpExt")
     words = next((line.split() for line in read_text(_NET + "sockstat").splitlines()
                   if line.startswith("TCP:")), [])
-    tw = words[words.index("tw") + 1] if "tw" in words else ""
+    tw = next((number(value) for name, value in itertools.pairwise(words) if name == "tw"), None)
     limit = _number(_CONNTRACK + "max")
     track = conntrack_stat(read_text(_NET + "stat/nf_conntrack")) if limit is not None else {}
     drops = (track["drop"] + track.get("early_drop", 0)) if "drop" in track else None
     return Counters(
         tcp.get("OutSegs"), tcp.get("RetransSegs"), ext.get("ListenOverflows"),
-        ext.get("ListenDrops"), int(tw) if tw.isdigit() else None,
+        ext.get("ListenDrops"), tw,
         _number(_CONNTRACK + "count"), limit, track.get("insert_failed"), drops)
 
 
@@ -239,8 +245,8 @@ def interfaces(text: str) -> dict[str, InterfaceTotals]:
     found = {}
     for line in text.splitlines()[2:2 + MAX_INTERFACES]:
         name, _, rest = line.rpartition(":")
-        v = [int(n) for n in rest.split()]
-        if len(v) >= 12:
+        v = [n for n in map(number, rest.split()) if n is not None]
+        if len(v) >= 16:  # eight figures each way
             found[name.strip()] = InterfaceTotals(v[0], v[1], v[2], v[3], v[8], v[9], v[10], v[11])
     return found
 
