@@ -45,7 +45,7 @@ class Host(Part):
     hostname: str
     kernel: str
     machine: str
-    cpus: int
+    cpus: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
     boot_wall_ns: int
     uptime_ns: int
     memory_total_bytes: int | None = None

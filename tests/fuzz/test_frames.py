@@ -79,6 +79,7 @@ def _set(path: str, value: object) -> Callable[[Frame], None]:
 @pytest.mark.parametrize(("path", "value", "said"), [
     ("clock.wall_ns", -1, "Expected `int` >= 0"),
     ("clock.wall_ns", 2**63, "Expected `int` <="),
+    ("host.cpus", 0, "Expected `int` >= 1"),
     ("clock.interval_ns", 0, "Expected `int` >= 1"),
     ("clock.interval_ns", -10**9, "Expected `int` >= 1"),
     ("sched.runq.counts", {2**40: 1}, "Expected `int` <"),
