@@ -53,12 +53,13 @@ def required() -> bool:
 def lend_bcc(tree: Path) -> str:
     """Commands for the guest: its system's python3 is from here on that of another release.
 
-    It is what ktop compiles with, and all that ktop uses it for; its files are seen by it alone.
+    It is what ktop compiles with, and all that ktop uses it for.
     """
-    folders = shlex.join(("/proc", "/sys", "/dev", "/run", "/tmp", str(Path.cwd())))
-    return (f"for d in {folders}; do mkdir -p {tree}$d; mount --rbind $d {tree}$d; done; "
-            "rm /usr/bin/python3; printf '#!/bin/sh\\nexec /usr/sbin/chroot %s /usr/bin/python3 "
-            f"\"$@\"\\n' {tree} >/usr/bin/python3; chmod 755 /usr/bin/python3; ")
+    libraries = f"{tree}/usr/lib/x86_64-linux-gnu"
+    script = (f"#!/bin/sh\nexec {libraries}/ld-linux-x86-64.so.2 --library-path {libraries} "
+              f"{tree}/usr/bin/python3 \"$@\"\n")
+    return (f"rm /usr/bin/python3; printf %s {shlex.quote(script)} >/usr/bin/python3; "
+            "chmod 755 /usr/bin/python3; ")
 
 
 def command(checks: list[str]) -> str:

@@ -15,7 +15,7 @@ from ktop.collect.main import Collector
 from ktop.wire import Profile
 
 from .conftest import Proved, count, seen
-from .test_probes import runs, started, statistics
+from .test_probes import runs, started, statistics, traced
 
 pytestmark = pytest.mark.kernels
 
@@ -79,28 +79,21 @@ print(flush=True); time.sleep(120)"""
 
 def test_writers_that_are_held_back(collector: Collector, proved: Proved, disk: Path) -> None:
     """As often as the kernel's own trace of the same event."""
-    trace = Path("/sys/kernel/tracing/instances/ktopkernels")
-    event = "events/writeback/balance_dirty_pages"
     kept = {name: Path(f"/proc/sys/vm/{name}").read_text()
             for name in ("dirty_bytes", "dirty_background_bytes", "dirty_ratio",
                          "dirty_background_ratio")}
-    trace.mkdir()
     try:
         Path("/proc/sys/vm/dirty_background_bytes").write_text(str(1 << 20))
         Path("/proc/sys/vm/dirty_bytes").write_text(str(2 << 20))
-        (trace / "trace").write_text("")
         with statistics():
             before = runs(collector, "fs_throttle")
-            (trace / event / "enable").write_text("1")
-            for _ in range(20):
-                (disk / "dirty").write_bytes(b"x" * (16 << 20))
-                if "balance_dirty_pages:" in (trace / "trace").read_text():
-                    break
-            (trace / event / "enable").write_text("0")
-            after = runs(collector, "fs_throttle")
-        told = (trace / "trace").read_text().count("balance_dirty_pages:")
+            with traced("writeback/balance_dirty_pages") as count_of:
+                for _ in range(20):
+                    (disk / "dirty").write_bytes(b"x" * (16 << 20))
+                    if count_of() != [0]:
+                        break
+                after, told = runs(collector, "fs_throttle"), count_of()[0]
     finally:
-        trace.rmdir()
         for name, value in kept.items():
             if value.strip() != "0":
                 Path(f"/proc/sys/vm/{name}").write_text(value)
