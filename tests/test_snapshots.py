@@ -36,11 +36,19 @@ def one_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     theme.use_ascii(False)
 
 
+def drawn(pilot: Pilot[Any]) -> None:
+    """An app that fails is a blank picture, which must never be taken as right."""
+    screen = pilot.app.screen
+    lines = [strip.text for strip in screen._compositor.render_strips(screen.size)]
+    assert sum(bool(line.strip()) for line in lines) > len(lines) // 2
+
+
 @pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["120x40", "80x24"])
 @pytest.mark.parametrize("key", PANES, ids=PANES.values())
 def test_pane(snap_compare: Callable[..., bool], key: str, size: tuple[int, int]) -> None:
     async def look(pilot: Pilot[Any]) -> None:
         await still(pilot, key)
+        drawn(pilot)
 
     assert snap_compare(play(), terminal_size=size, run_before=look)
 
@@ -52,5 +60,6 @@ def test_incident(snap_compare: Callable[..., bool], name: str, size: tuple[int,
 
     async def look(pilot: Pilot[Any]) -> None:
         await still(pilot, *keys)
+        drawn(pilot)
 
     assert snap_compare(incident(which, second), terminal_size=size, run_before=look)
