@@ -9,7 +9,8 @@ class MemoryGroup(Part):
     """A memory control group that limits processes which waited for memory in this interval.
 
     path: in the hierarchy of the memory controller, of the nearest group with a limit.
-    limit_hits_per_s: how often a charge met the limit (memory.failcnt; v2 memory.events max).
+    limit_hits_per_s: how often a charge met the limit (memory.failcnt; v2 memory.events,
+    high and max).
     refaults_per_s: pages that it had to give back and then needed again (memory.stat).
     some_pct: PSI of the group, v2 only. pids: those that waited.
     """

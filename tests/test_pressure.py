@@ -89,15 +89,17 @@ def test_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leaf = tmp_path / "top/leaf"
     leaf.mkdir(parents=True)
     for name, value in (("memory.max", "max"), ("memory.high", "500"), ("memory.current", "480"),
-                        ("memory.events", "max 4\noom_kill 0\n"), ("memory.stat", ""),
+                        ("memory.events", "high 20\nmax 4\noom_kill 0\n"), ("memory.stat", ""),
                         ("memory.pressure", "some avg10=0 total=100\n"),
                         ("io.max", "254:0 riops=20\n")):
         (leaf / name).write_text(value)
     found = layer(tmp_path, monkeypatch, unified=str(tmp_path))
     found.update([own_row(memory=50.0, disk=50.0)], 10**9, None)
     (leaf / "memory.pressure").write_text("some avg10=0 total=250100\n")
+    (leaf / "memory.events").write_text("low 0\nhigh 70\nmax 5\noom_kill 0\n")
     second = found.update([own_row(memory=50.0, disk=50.0)], 2 * 10**9, 10**9)
     assert second.groups[0].limit_bytes == 500 and second.groups[0].some_pct == 25.0
+    assert second.groups[0].limit_hits_per_s == 51.0  # memory.high is a limit as memory.max is
     assert (second.io_limits[0].what, second.io_limits[0].per_s) == ("reads", 20.0)
     assert second.io_limits[0].pids == [os.getpid()]
 

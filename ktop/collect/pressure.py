@@ -233,8 +233,10 @@ class PressureLayer:
             f"{directory}/memory.{'oom_control' if v1 else 'events'}").splitlines()
             if len(line.split()) == 2)
         row.oom_kills_total = number(events.get("oom_kill", ""))
+        # v2 counts charges over memory.high apart from those that met memory.max
+        met = [n for n in (number(events.get(k, "")) for k in ("high", "max")) if n is not None]
         hits = (number(read_text(f"{directory}/memory.failcnt")) if v1
-                else number(events.get("max", "")))
+                else sum(met) if met else None)
         psi = None if v1 else psi_totals(read_text(f"{directory}/memory.pressure")).get("some")
         refaults = sum(value for name, value in figures(read_text(
             f"{directory}/memory.stat")).items() if name.startswith("workingset_refault"))
