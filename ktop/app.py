@@ -14,7 +14,6 @@ from typing import Any, ClassVar, cast
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.command import CommandPalette
-from textual.containers import Container
 from textual.screen import Screen
 from textual.widget import Widget
 
@@ -41,6 +40,7 @@ from ktop.widgets.header import (
     TabBar,
 )
 from ktop.widgets.pipes import PipeBar
+from ktop.widgets.strips import Box
 from ktop.widgets.timeline import Timeline
 
 # The table's own names for what the shell's keys do as well.
@@ -110,7 +110,7 @@ class KtopApp(Scoping, Timing, Finding):
         yield PipeBar()
         yield Crumbs()
         yield Banner()
-        yield Container(id="panes")
+        yield Box(id="panes")
         yield Status()
         yield Keys()
 

@@ -222,6 +222,11 @@ def style(name: str) -> Style:
     return _Current.styles[name]
 
 
+def look() -> tuple[object, object]:
+    """Styles and glyphs in force: other objects when another theme is chosen."""
+    return _Current.styles, _Current.glyphs
+
+
 def color_on() -> bool:
     """Whether colours are in force."""
     return _Current.wanted and _Current.theme != "mono"

@@ -7,16 +7,18 @@ from itertools import pairwise
 import pytest
 from frames import HOSTILE, SECOND, make_hist
 from rich.cells import cell_len
+from textual._styles_cache import StylesCache
 from textual.app import App
 
 from ktop import hist, theme
 from ktop.model import Hist
+from ktop.widgets import strips
 from ktop.widgets.bars import KINDS, legend, stacked, value_lines
 from ktop.widgets.columns import Column, heir, interleave, order_rows, plan, skip_to_show
 from ktop.widgets.heatmap import LABEL, heatmap_lines, shade
 from ktop.widgets.histogram import bar, histogram_lines
 from ktop.widgets.octaves import condense, fold
-from ktop.widgets.strips import StripWidget, cut, fit, rule, strip
+from ktop.widgets.strips import Line, StripWidget, cut, fit, rule, strip
 from ktop.widgets.table import VirtualTable
 
 
@@ -432,3 +434,63 @@ def test_named_values_scale_to_the_largest():
     assert bars[0] == pytest.approx(2 * bars[1], abs=1)
     assert bars[2] == 0
     assert {line.cell_length for line in lines} == {60}
+
+
+def test_a_line_made_again_is_the_line_made_before():
+    line = [("pid", "strong"), (" 42", "normal")]
+    assert strip(line, 20) is strip(list(line), 20)
+    assert strip(line, 20) is not strip(line, 21)
+    assert strip(line, 20) is not strip([("pid", "dim"), (" 42", "normal")], 20)
+
+
+def test_lines_made_before_do_not_outlive_their_colours_and_glyphs():
+    def line():
+        return strip([("é" * 30, "bad")], 10)
+
+    first = line()
+    theme.use_color(False)
+    plain = line()
+    assert plain.text == first.text and plain._segments[0].style != first._segments[0].style
+    theme.use_ascii(True)
+    assert line().text.isascii()
+
+
+def test_few_lines_are_remembered():
+    asked = [("0", "normal")]
+    kept = strip(asked)
+    for number in range(2_000):
+        strip([(str(number + 1), "normal")])
+        assert strip(asked) is kept  # it is asked for all the time
+    once = strip([("1", "normal")])
+    assert len(strips._made._new) + len(strips._made._old) <= 2 * strips._made.LIMIT
+    assert once.text == "1"
+
+
+async def test_only_what_changed_is_rendered(monkeypatch):
+    rendered = []
+    render = StylesCache.render_widget
+
+    def noted(self, widget, crop):
+        rendered.append(widget.id)
+        return render(self, widget, crop)
+
+    class Two(App[None]):
+        CSS = "Line { height: 1; }"
+
+        def compose(self):
+            yield Line(id="one")
+            yield Line(id="two")
+
+    app = Two()
+    async with app.run_test(size=(40, 10)) as pilot:
+        app.query_one("#one", Line).set([("a", "normal")])
+        app.query_one("#two", Line).set([("b", "normal")])
+        await pilot.pause()
+        monkeypatch.setattr(StylesCache, "render_widget", noted)
+        app.query_one("#two", Line).set([("c", "normal")])
+        app.screen._compositor.render_update()
+        await pilot.pause()
+        assert "two" in rendered and "one" not in rendered
+        app.query_one("#one", Line).styles.background = "red"  # not its lines, their style
+        await pilot.pause()
+        assert "one" in rendered

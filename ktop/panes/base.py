@@ -13,11 +13,12 @@ from ktop.history import History
 from ktop.model import Frame
 from ktop.panes.groups import GroupTree
 from ktop.widgets.columns import Column
+from ktop.widgets.strips import Remembering
 from ktop.widgets.table import VirtualTable
 from ktop.wire import Control
 
 
-class Pane(Widget, can_focus=True):
+class Pane(Remembering, can_focus=True):
     """One tab. It never reads the kernel, /proc or a clock.
 
     title, key: of the tab. layer: whose on-demand probes are wanted while it is looked at; also: of

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container
 
 from ktop import format as fmt
 from ktop import theme
@@ -16,7 +15,7 @@ from ktop.model import Frame, Process, Thread
 from ktop.panes.base import Names, Pane, column_help, paragraph, short_command, why_missing
 from ktop.panes.process_columns import Row, feed_columns, fold_columns, process_columns
 from ktop.widgets.columns import Key
-from ktop.widgets.strips import Line, Piece, Rule
+from ktop.widgets.strips import Box, Line, Piece, Rule
 from ktop.widgets.table import VirtualTable
 
 WIDE = 140  # columns from which the feed stands beside the table
@@ -61,11 +60,11 @@ class ProcessesPane(Pane):
     def compose(self) -> ComposeResult:
         """Summary, table, and the part beside or below it."""
         yield Line(id="summary")
-        with Container(id="body"):
+        with Box(id="body"):
             yield VirtualTable(process_columns(self.names, self._command), self._identity,
                                sort="cpu", frozen=2, id="main", empty="no processes",
                                row_style=lambda r: "dim" if isinstance(r, Thread) else None)
-            with Container(id="side"):
+            with Box(id="side"):
                 yield Rule(id="side-rule")
                 yield VirtualTable(feed_columns(self.names), lambda f: f.serial, feed=True,
                                    frozen=2, id="feed", empty="none so far")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from rich.cells import cell_len, get_character_cell_size
 from rich.segment import Segment
 from textual import events
+from textual.containers import Container
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
@@ -71,8 +72,48 @@ def cell(text: str, width: int, align: str, name: str) -> list[Piece]:
     return [blank, (text, name)] if align == "right" else [(text, name), blank]
 
 
+class _Made:
+    """The strips made last: most lines of a picture are those of the picture before. What was not
+    asked for while `LIMIT` others were made is forgotten. Good for one set of styles and glyphs."""
+
+    LIMIT = 256
+
+    def __init__(self) -> None:
+        self._new: dict[object, Strip] = {}
+        self._old: dict[object, Strip] = {}
+        self._look: tuple[object, object] | None = None
+
+    def get(self, key: object) -> Strip | None:
+        """The strip that was put under a key."""
+        look = theme.look()
+        if self._look is None or self._look[0] is not look[0] or self._look[1] is not look[1]:
+            self._new, self._old, self._look = {}, {}, look
+        found = self._new.get(key)
+        if found is None and (found := self._old.get(key)) is not None:
+            self.put(key, found)
+        return found
+
+    def put(self, key: object, strip: Strip) -> None:
+        """Remember one."""
+        if len(self._new) >= self.LIMIT:
+            self._old, self._new = self._new, {}
+        self._new[key] = strip
+
+
+_made = _Made()
+
+
 def strip(pieces: Iterable[Piece], width: int | None = None) -> Strip:
     """A Strip of (text, style name) pieces, cut or padded to `width` cells when given."""
+    key = (tuple(pieces), width)
+    found = _made.get(key)
+    if found is None:
+        found = _strip(*key)
+        _made.put(key, found)
+    return found
+
+
+def _strip(pieces: Iterable[Piece], width: int | None) -> Strip:
     runs: list[list[str]] = []  # neighbours of one style are one segment: fewer escape sequences
     for text, name in pieces:
         if width is not None:
@@ -89,7 +130,28 @@ def strip(pieces: Iterable[Piece], width: int | None = None) -> Strip:
     return Strip([Segment(text, theme.style(name)) for text, name in runs])
 
 
-class StripWidget(Widget):
+class Remembering(Widget):
+    """A widget that the compositor does not make render what has not changed.
+
+    It asks every widget in view when one of them has changed. The answer is the last one, while no
+    line is dirty and no style has changed (that empties Textual's own cache of lines).
+    """
+
+    _answer: tuple[Region, list[Strip]] | None = None
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """The lines of that part."""
+        cache, answer = self._styles_cache, self._answer
+        if answer is None or answer[0] != crop or cache._dirty_lines or not cache._cache:
+            answer = self._answer = crop, super().render_lines(crop)
+        return answer[1]
+
+
+class Box(Remembering, Container):
+    """What others are in; nothing of it is seen."""
+
+
+class StripWidget(Remembering):
     """A widget of lines. Subclasses give `lines`; call `repaint` when the data changed."""
 
     ALLOW_SELECT = False
