@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_headers import Blob, needs_libbpf
 
-from ktop.bpf import btf, headers
+from ktop.bpf import btf, compile, headers
 from tests.kernels import archive, table, verdicts, vm
 
 NAMES = [f"linux-image-{name}" for name in (
@@ -140,6 +140,16 @@ def test_what_was_said_of_faults_is_a_table_and_is_kept(tmp_path: Path) -> None:
     assert readme.read_text() == once and text in once and once.endswith("-->\nafter\n")
     verdicts.write(readme, [])  # no faults were made: what is there stays
     assert readme.read_text() == once
+
+
+def test_what_a_kernel_has_no_helper_for_is_not_compiled() -> None:
+    text = "#ifdef KTOP_TASK_STORAGE\na.task_storage_get()\n#endif\nbpf_get_current_task_btf()"
+    current, storage = "BPF_FUNC_get_current_task_btf", "BPF_FUNC_task_storage_get"
+    best, typed, plain = ("KTOP_TYPED", "KTOP_TASK_STORAGE"), ("KTOP_TYPED",), ()
+    assert compile.flavours(text, {current, storage}) == [best, typed, plain]
+    assert compile.flavours(text, {current}) == [typed, plain]
+    assert compile.flavours(text, {}) == [plain]
+    assert compile.flavours("int f(void) {}", {}) == [typed, plain]
 
 
 @needs_libbpf

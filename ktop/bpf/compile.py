@@ -23,6 +23,7 @@ import resource
 import shutil
 import socket
 import sys
+from collections.abc import Collection
 from typing import Any, cast
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -55,10 +56,21 @@ def _drain(log: int) -> str:
     return text
 
 
-def _flavours(has_btf: bool) -> list[tuple[str, ...]]:
-    if not has_btf:
-        return [()]
-    return [("KTOP_TYPED", "KTOP_TASK_STORAGE"), ("KTOP_TYPED",), ()]
+def flavours(text: str, helpers: Collection[str]) -> list[tuple[str, ...]]:
+    """The ways to build a program text, the best first; none that asks for helpers not there.
+
+    helpers: BPF_FUNC_* that the kernel's BTF names. A compile that the verifier will refuse for
+    them costs as much as one that it takes.
+    """
+    def lacks(helper: str) -> bool:
+        return f"{helper}(" in text and f"BPF_FUNC_{helper}" not in helpers
+
+    found: list[tuple[str, ...]] = [()]
+    if not lacks("get_current_task_btf"):  # 5.11, 3ca1032ab7ab
+        found.insert(0, ("KTOP_TYPED",))
+        if "KTOP_TASK_STORAGE" in text and not lacks("task_storage_get"):  # 5.12, a10787e6d58c
+            found.insert(0, ("KTOP_TYPED", "KTOP_TASK_STORAGE"))
+    return found
 
 
 class Loader:
@@ -185,7 +197,9 @@ class Loader:
         best: tuple[Any, dict[str, int], tuple[str, ...]] | None = None
         best_reasons: dict[str, str] = {}
         failure = Refused("nothing was tried")
-        for flavour in _flavours(self.btf is not None):
+        text = self.common + "".join(self.sources.values())
+        tried = flavours(text, self.btf.constants("bpf_func_id")) if self.btf else [()]
+        for flavour in tried:
             self.reasons = {}
             try:
                 module, loaded, refused = self.load(flavour)
