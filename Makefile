@@ -72,7 +72,7 @@ dist: setup-dev  ## sdist and wheel into dist/, installed and tried in an empty 
 
 kernels: setup-dev  ## boot 5.10, 6.1, 6.12 and the newest kernel, check every probe; ARGS="6.1"
 	@$(call packages,$(KERNEL_PACKAGES),no other kernel can be booted)
-	@$(BIN)/python -m tests.kernels $(or $(ARGS),--write)
+	@$(BIN)/python -m tests.kernels $(or $(ARGS),--write --own-bcc)
 
 insults: setup-dev  ## processes killed, stopped, starved; clocks, disks, links, probes, crowds
 	@$(BIN)/python -m pytest tests/test_insults*.py $(ARGS)
