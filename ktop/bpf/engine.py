@@ -31,6 +31,7 @@ COMPILE_TIMEOUT_S = 180.0  # a bound, no expectation: an emulated CPU with kerne
 _CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "compile.py")
 _MAX_MESSAGE = 1 << 20
 _MAX_FDS = 250
+TEND_TURNS = 4  # ticks until every link was asked whether it is still attached
 _BATCH = 512  # entries a batch: a hash bucket must fit, a big buffer costs its zeroing
 
 
@@ -79,6 +80,7 @@ class Engine:
         self._sock: socket.socket | None = None
         self._tree = ""  # the child's include tree; whoever of the two is left removes it
         self.loaded = Loaded()
+        self._turn = 0  # whose links are asked next
         self._seen: dict[str, tuple[int, ...]] = {}  # by probe: its link's program, or time enabled
 
     def start(self) -> None:
@@ -204,12 +206,17 @@ class Engine:
     def tend(self) -> dict[str, str]:
         """Attach again what somebody else has detached: why that failed, by probe; empty: it did
         not. Another root can close, disable or replace what we hold.
+        To ask costs a system call each, and of a clock one on its CPU: what we read ourselves
+        (iterators) is asked every time, of the others every TEND_TURNS-th.
         """
         found = {}
         typed = "KTOP_TYPED" in self.loaded.facts.get("flavour", ())
-        for p in self.table:
+        self._turn += 1
+        for number, p in enumerate(self.table, self._turn):
             fds = self.loaded.probes.get(p.name, [])
-            if len(fds) < 2 or self._attached(p, fds):
+            due = (p.kind == "iter" or p.name not in self._seen
+                   or number % TEND_TURNS == 0)
+            if len(fds) < 2 or not due or self._attached(p, fds):
                 continue
             if p.kind in PERF_KINDS:  # a link that is gone has left a number, maybe another's
                 for fd in fds[1:]:
