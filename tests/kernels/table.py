@@ -36,7 +36,7 @@ def keep(folder: Path, result: Result) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result['spec']}.json"
     old = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(merge(old, result), indent=1, sort_keys=True) + "\n")
+    path.write_text(json.dumps(merge(old, result), indent=1) + "\n")
 
 
 def load(folder: Path) -> list[Result]:
