@@ -67,12 +67,14 @@ static __always_inline void fill_event(struct ktop_event *e, struct task_struct 
     bpf_probe_read_kernel(e->parent_comm, sizeof(e->parent_comm), parent->comm);
 }
 
-static __always_inline void send(struct ktop_event_buffer *b, u32 args)
+static __always_inline void send(struct ktop_event_buffer *b, u64 args)
 {
-    asm volatile("" : "+r"(args));  /* or clang tests a copy and the verifier loses the bound */
-    if (args > KTOP_ARGS_MAX)
+    /* All of it in 64 bits, or clang tests a copy and the verifier loses the bound. */
+    u64 size = sizeof(b->e) + args;
+    asm volatile("" : "+r"(size));
+    if (size > sizeof(*b))
         return;
-    if (events.ringbuf_output(b, sizeof(b->e) + args, BPF_RB_NO_WAKEUP))
+    if (events.ringbuf_output(b, size, BPF_RB_NO_WAKEUP))
         count(KTOP_N_LOST_EVENTS);
 }
 
@@ -106,9 +108,9 @@ int process_exec(u64 *ctx)
 
 #if defined(KTOP_REGS) && defined(KTOP_HAS_pt_regs_di)
 /* argv of an exec that failed: the old program still stands, and so do the registers. */
-static __always_inline u32 read_argv(struct ktop_event_buffer *b, u64 argv)
+static __always_inline u64 read_argv(struct ktop_event_buffer *b, u64 argv)
 {
-    u32 used = 0;
+    u64 used = 0;
     for (int i = 0; i < 32; i++) {
         u64 arg = 0;
         if (bpf_probe_read_user(&arg, sizeof(arg), (void *)(argv + i * 8)) || !arg)
