@@ -68,7 +68,9 @@ NEEDS = (
          "run times, mount a tracefs that is not there; before Linux 5.8 all of BPF",
          "connections of other network namespaces, where a thread waits in the kernel, what the "
          "probes cost"),
-    Need(Cap.SYSLOG, "the kernel's addresses, where kptr_restrict hides them from others", ""),
+    # kallsyms_show_value(): since 4.15 perf_event_paranoid has a say as well
+    Need(Cap.SYSLOG, "the kernel's addresses, where kptr_restrict or perf_event_paranoid hides "
+         "them from others", ""),
     Need(Cap.SYS_RESOURCE, "locked memory for maps, before Linux 5.11", ""),
 )
 COLLECTOR = frozenset(need.cap for need in NEEDS)

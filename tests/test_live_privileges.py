@@ -20,7 +20,10 @@ import pytest
 
 from ktop import capabilities
 from ktop.bpf import syscall
-from ktop.capabilities import COLLECTOR, SYMBOLS, Cap
+from ktop.bpf.engine import Engine
+from ktop.bpf.layers import GROUPS
+from ktop.bpf.symbols import Kernel
+from ktop.capabilities import COLLECTOR, COMPILE, SYMBOLS, Cap
 from ktop.collect.main import Collector
 from ktop.collect.stacks_symbols import KERNEL, Symbols, settle
 from ktop.model import Frame
@@ -134,6 +137,43 @@ def test_without_these_nothing_is_loaded(missing: tuple[Cap, ...]) -> None:
 
     assert in_child(work) == (
         f"root, but without {missing[0]}: EPERM" if missing else "may: loaded")
+
+
+@pytest.mark.parametrize("missing", [(), (Cap.SYSLOG,)], ids=["with SYSLOG", "without"])
+def test_the_kernels_names_need_syslog_where_it_hides_its_addresses(missing: tuple[Cap, ...]
+                                                                    ) -> None:
+    """As this host is set; what it says is kallsyms_show_value() of the kernel."""
+    restrict, paranoid = (int(Path(f"/proc/sys/kernel/{name}").read_text())
+                          for name in ("kptr_restrict", "perf_event_paranoid"))
+    may = bits("self", "CapPrm") & mask(SYMBOLS - set(missing)) & mask(frozenset({Cap.SYSLOG}))
+    shown = (restrict == 0 and paranoid <= 1) or (restrict < 2 and may != 0)
+
+    def named() -> str:
+        capabilities.keep_only(SYMBOLS - set(missing))
+        kernel = Kernel()
+        kernel.name(1)
+        return kernel.note or "names"
+
+    assert in_child(named).split(":")[0] == ("names" if shown else "no kernel names")
+
+
+def test_the_compile_child_has_its_own_and_is_gone_after_the_hand_over() -> None:
+    engine = Engine(group=next(number for number, group in enumerate(GROUPS)
+                               if group.layers == ("lifecycle",)))
+    engine.start()
+    try:
+        assert engine._child is not None
+        pid, kept = engine._child.pid, bits("self", "CapPrm") & mask(COMPILE)
+        # nobody has waited for it yet: also when it has ended, it can still be read what it was
+        until(lambda: bits(pid, "CapEff") == kept, "no more than it needs")
+        assert bits(pid, "CapPrm") == bits(pid, "CapBnd") == kept
+        assert bits(pid, "CapInh") == bits(pid, "CapAmb") == 0
+        assert fields(pid)["NoNewPrivs"] == "1"
+        loaded = engine.wait()
+        assert loaded.fatal is None and loaded.maps and loaded.probes
+        assert not Path(f"/proc/{pid}").exists()
+    finally:
+        engine.close()
 
 
 def test_the_reader_of_symbols_can_load_no_bpf() -> None:

@@ -318,7 +318,8 @@ class TcpLayer(RingLayer):
         if layer.namespaces_cut:
             layer.notes.append(f"{layer.namespaces_cut} network namespaces are not read")
         if self._drops is not None and self._drops.symbols.hidden:
-            layer.notes.append("kernel symbols are hidden (kernel.kptr_restrict)")
+            layer.notes.append(
+                "kernel symbols are hidden (no CAP_SYSLOG, or kernel.kptr_restrict is 2)")
 
     def set_threshold(self, ns: int) -> None:
         """Nothing here is slow by a threshold."""

@@ -43,7 +43,7 @@ class Symbols:
         self._names: list[str] = []
         self._thread: threading.Thread | None = None
         self._ready = False
-        self.hidden = False  # kptr_restrict: every address reads as zero
+        self.hidden = False  # every address reads as zero: no CAP_SYSLOG, or kptr_restrict is 2
 
     def start(self) -> None:
         """Begin to read, if nobody has."""
