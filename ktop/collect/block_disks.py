@@ -85,10 +85,15 @@ class Known:
 
 def _text(path: str) -> str | None:
     try:
-        with open(path, "rb") as f:
-            return clean(f.read(4096).strip(), 256)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        return clean(os.read(fd, 4096).strip(), 256)  # sysfs gives a page at most, and at once
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def _names(path: str) -> list[str]:

@@ -20,7 +20,7 @@ _WANTED = {"nr_dirty": "dirty_bytes", "nr_writeback": "writeback_bytes",
 def page_cache() -> PageCache:
     """From /proc/vmstat, pages as bytes; what is not there is None."""
     cache = PageCache()
-    for name, pages in figures(read_text("/proc/vmstat")).items():
+    for name, pages in figures(read_text("/proc/vmstat"), tuple(_WANTED)).items():
         if name in _WANTED:
             setattr(cache, _WANTED[name], pages * _PAGE)
     return cache

@@ -16,6 +16,7 @@ from ktop.collect.proctext import figures, read_text
 from ktop.model import Clock, Cpu, Host, Processes
 from ktop.text import clean
 
+MOST_NAMES = 4_096  # of users or groups; those that are not seen now are forgotten beyond it
 _SHARES = ("user", "system", "nice", "irq", "softirq", "iowait", "steal", "idle")
 
 
@@ -45,7 +46,8 @@ class Clocks:
 
 
 def _meminfo() -> dict[str, int]:
-    return {name: kb * 1024 for name, kb in figures(read_text("/proc/meminfo")).items()}
+    wanted = figures(read_text("/proc/meminfo"), ("MemTotal", "MemAvailable"))
+    return {name: kb * 1024 for name, kb in wanted.items()}
 
 
 def host(clocks: Clocks) -> Host:
@@ -130,6 +132,10 @@ class Lookups:
     def names(self, numbers: Iterable[int]) -> dict[int, str]:
         """Names known by now; a new number is asked for and known at a later tick."""
         seen = set(numbers)
+        if len(self._asked) > MOST_NAMES:
+            self._asked &= seen
+            for number in list(self._names.keys() - seen):
+                del self._names[number]
         for number in seen - self._asked:
             self._asked.add(number)
             self._queue.put(number)

@@ -24,6 +24,7 @@ _RATES = {
     "scanned_kswapd_per_s": ("pgscan_kswapd ",), "swap_in_per_s": ("pswpin ",),
     "swap_out_per_s": ("pswpout ",), "refaults_per_s": ("workingset_refault",),
     "oom_kills_per_s": ("oom_kill ",)}
+_VMSTAT = tuple(prefix for prefixes in _RATES.values() for prefix in prefixes)
 _V1_LIMITS = {"blkio.throttle.read_iops_device": "reads",
               "blkio.throttle.write_iops_device": "writes",
               "blkio.throttle.read_bps_device": "read bytes",
@@ -45,7 +46,7 @@ def psi_totals(text: str) -> dict[str, int]:
 def vmstat_totals(text: str) -> dict[str, int]:
     """Counters of /proc/vmstat under the names of Pressure's rates, summed over zones and kinds."""
     found: dict[str, int] = {}
-    for what, value in figures(text).items():
+    for what, value in figures(text, _VMSTAT).items():
         for name, prefixes in _RATES.items():
             if f"{what} ".startswith(prefixes):
                 found[name] = found.get(name, 0) + value
@@ -170,7 +171,8 @@ class PressureLayer:
             if name in totals and name in before and interval:
                 grown = max(0, totals[name] - before[name])
                 setattr(layer, name, min(100.0, grown * 1e5 / interval))
-        memory = {name: kb * 1024 for name, kb in figures(read_text("/proc/meminfo")).items()}
+        swap = figures(read_text("/proc/meminfo"), ("Swap",))
+        memory = {name: kb * 1024 for name, kb in swap.items()}
         layer.swap_total_bytes = memory.get("SwapTotal")
         layer.swap_free_bytes = memory.get("SwapFree")
 

@@ -38,10 +38,15 @@ def unescaped(text: str) -> str:
     return _OCTAL.sub(lambda found: chr(int(found.group(1), 8) & 255), text)
 
 
-def figures(text: str) -> dict[str, int]:
-    """The first number behind each line's first word, a colon cut off; other lines are left out."""
+def figures(text: str, begins: tuple[str, ...] = ("",)) -> dict[str, int]:
+    """The first number behind each line's first word, a colon cut off; other lines are left out.
+
+    begins: only of lines that begin with one of these (/proc/vmstat has 190, a tick needs few).
+    """
     found = {}
     for line in text.splitlines():
+        if not line.startswith(begins):
+            continue
         words = line.split(None, 2)
         value = number(words[1]) if len(words) > 1 else None
         if value is not None:

@@ -26,7 +26,7 @@ _CLONE_NEWNET = 0x40000000
 _NAMED = "/run/netns"     # ip-netns(8)
 _NEW_PER_TICK = 5_000     # processes asked for their namespace in one tick
 _YOUNG_NS = 5_000_000_000  # a process may still be moving into its namespace
-_AGAIN = 200              # older processes asked again per tick, in turn
+_AGAIN, _TURNS = 200, 20  # older processes asked again, in turn: so many a tick, in as many ticks
 
 _libc = ct.CDLL(None, use_errno=True)
 
@@ -58,6 +58,8 @@ class Namespaces:
         self._of: dict[int, tuple[int, int]] = {}         # pid -> (start, namespace)
         self._members: dict[int, set[int]] = {}           # namespace -> pids
         self._names: dict[int, str] = {}
+        self._alive: dict[int, int] = {}                  # pid -> start, of the discovery before
+        self._asked: set[int] = set()                     # young, or not known yet
         self._turn = 0
 
     def discover(self, rows: list[Process], boot_now: int, ask_all: bool = False) -> None:
@@ -65,21 +67,27 @@ class Namespaces:
         alive = {row.pid: row.start_boottime_ns for row in rows if not row.kernel_thread}
         for pid in self._of.keys() - alive.keys():
             self._forget(pid)
-        ask = [pid for pid, start in alive.items()
-               if ask_all or self._of.get(pid, (0, 0))[0] != start
-               or boot_now - start < _YOUNG_NS][:_NEW_PER_TICK]
+        if alive != self._alive:
+            self._asked.update(pid for pid, _ in alive.items() - self._alive.items())
+            self._asked &= alive.keys()
+            self._alive = alive
         pids = list(alive)
+        ask = (pids if ask_all else [*self._asked])[:_NEW_PER_TICK]
         if pids:
             self._turn %= len(pids)
-            ask += pids[self._turn:self._turn + _AGAIN]
-            self._turn += _AGAIN
+            share = min(_AGAIN, -(-len(pids) // _TURNS))
+            ask += pids[self._turn:self._turn + share]
+            self._turn += share
         for pid in ask:
             inode = _inode(f"/proc/{pid}/ns/net")
-            if inode is None or self._of.get(pid) == (alive[pid], inode):
+            if inode is None:
                 continue
-            self._forget(pid)
-            self._of[pid] = (alive[pid], inode)
-            self._members.setdefault(inode, set()).add(pid)
+            if boot_now - alive[pid] >= _YOUNG_NS:
+                self._asked.discard(pid)
+            if self._of.get(pid) != (alive[pid], inode):
+                self._forget(pid)
+                self._of[pid] = (alive[pid], inode)
+                self._members.setdefault(inode, set()).add(pid)
         self._names = dict(self._named())
 
     def _forget(self, pid: int) -> None:
@@ -114,7 +122,7 @@ class Namespaces:
         """A namespace's row, without figures yet."""
         members = self._members.get(inode, set())
         name = "host" if inode == self.own else clean(self._names.get(inode, ""), 64)
-        groups = {group for group in map(cgroup, members) if group is not None}
+        groups = {group for group in set(map(cgroup, members)) if group is not None}
         return Namespace(inode, name, inode == self.own, processes=len(members),
                          cgroup=cgroup(min(members)) if members else None,
                          cgroups=sorted(groups)[:MAX_GROUPS])
