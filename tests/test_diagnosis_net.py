@@ -82,6 +82,27 @@ def test_a_firewall_that_harms_somebody_and_one_that_keeps_scanners_out() -> Non
         connection(1, port=80, state="SYN-SENT", age_ns=2 * SECOND)])
     assert {p.resource for p in opening.pipes if p.state == "errors"} == {
         "10.0.0.2:80", "firewall of host"}
+    wall = next(p for p in opening.pipes if p.resource == "firewall of host")
+    assert [(a.pid, a.comm) for a in wall.victims] == [(100, "client")]  # Enter opens it
+    assert [a.comm for a in meant.verdict.victims] == ["6.6.6.6:999 to 10.0.0.1:23"]
+
+
+def test_who_waits_for_a_listener_is_named_where_it_is_on_this_host() -> None:
+    web = Listener(1, 1, "0.0.0.0", 80, 100, "web", 2, backlog=129, backlog_max=128)
+    queued = [connection(1, remote="10.0.0.1", port=80, pid=7),  # nobody has accepted it
+              connection(2, remote="10.0.0.1", port=40_001, pid=None, local="10.0.0.1",
+                         local_port=80, active=False),
+              connection(3, remote="10.0.0.1", port=80, pid=8),  # this one was
+              connection(4, remote="10.0.0.1", port=40_003, pid=100, local="10.0.0.1",
+                         local_port=80, active=False),
+              connection(5, remote="10.0.0.1", port=80, pid=9, state="SYN-SENT"),
+              connection(6, remote="9.9.9.9", port=80, pid=10, state="SYN-SENT")]
+    found = with_tcp(listeners=[web], connections=queued)
+    pipe = next(p for p in found.pipes if (p.resource or "").startswith("listener"))
+    assert {a.pid for a in pipe.victims} == {7, 9}
+    assert [a.pid for a in pipe.culprits] == [100]
+    elsewhere = with_tcp(listeners=[web])
+    assert [a.comm for a in elsewhere.verdict.victims] == ["clients of port 80"]
 
 
 def test_who_gets_through_at_another_address_is_not_refused() -> None:

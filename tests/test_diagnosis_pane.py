@@ -13,7 +13,7 @@ from ktop.history import History
 from ktop.panes.diagnosis import ActorRow, DiagnosisPane, FindingRow
 from ktop.panes.pipes import ORDER, about, headline, in_words, named, sections, squeeze, sure
 from ktop.panes.subject import subject_of
-from ktop.widgets.pipes import PipePicture, Section, level_glyph, shares, spark, walls
+from ktop.widgets.pipes import PipeBar, PipePicture, Section, level_glyph, shares, spark, walls
 from ktop.widgets.table import VirtualTable
 from tests.frames import make_frame, stream
 from tests.test_panes import PaneApp, text
@@ -107,6 +107,8 @@ def test_rows_lead_to_whom_they_name() -> None:
     assert subject_of(row, frame).pid == pid
     assert subject_of(row, frame).path == "/some/group"
     assert subject_of(replace(row, pid=None), frame).path == "/some/group"
+    rule = ActorRow("culprit", 0, None, "a rule of the firewall", None, None)
+    assert subject_of(rule, frame).why == "a rule of the firewall: no process of this host"
     assert subject_of(Pipe("block", culprits=[FIO]), frame).pid == 4242
     assert subject_of(Pipe("steal"), frame).why
     finding = Finding("forks", "x", 1.0, [Actor(None, "sh", "/a")])
@@ -268,3 +270,12 @@ async def test_a_finding_has_its_evidence_and_what_to_do() -> None:
         assert "short processes" in shown and "less often" in shown and "over 2.5" in shown
         assert "900 descriptors" not in shown
         assert "█" in shown  # its past
+
+
+def test_the_bar_says_by_whom_also_where_there_is_little_room() -> None:
+    found = report()
+    found.verdict.resource = "a-very-long-name-of-a-volume"
+    bar = PipeBar()
+    bar.set(sections(found), headline(found), headline(found, brief=True))
+    assert "block saturated  by fio 4242" in bar.lines(80, 1)[0].text
+    assert "block a-very-long-name-of-a-volume saturated  by fio 4242" in bar.lines(160, 1)[0].text

@@ -273,7 +273,8 @@ def _listener(look: Look, row: Listener) -> Pipe | None:
     pipe.utilisation_pct = 100.0 * row.backlog / row.backlog_max if row.backlog_max else None
     pipe.headroom_pct = max(0.0, 100 - (pipe.utilisation_pct or 0.0))
     pipe.culprits = [look.actor_of(row.pid, row.comm, row.cgroup, 1.0)]
-    pipe.victims = [Actor(None, f"clients of port {row.local_port}")]
+    pipe.victims = _known(look, _clients(look, row)) or [
+        Actor(None, f"clients of port {row.local_port}")]
     pipe.evidence = [
         Evidence("connections waiting for accept(2), of the backlog", float(row.backlog),
                  "connections", "sk_ack_backlog", float(row.backlog_max)),
@@ -281,6 +282,20 @@ def _listener(look: Look, row: Listener) -> Pipe | None:
     pipe.check = f"ss -ltn sport = {row.local_port}; nstat -az TcpExtListenOverflows"
     pipe.next = "accept faster (more workers, a stuck one?), or a longer backlog (somaxconn)"
     return pipe
+
+
+def _known(look: Look, rows: list[Connection]) -> list[Actor]:
+    """Processes of connections, where these are of this host and have one."""
+    return actors(look, [c for c in rows if c.pid is not None])
+
+
+def _clients(look: Look, row: Listener) -> list[Connection]:
+    """Connections from this host that a listener has not accepted: opening, or in its queue."""
+    rows = look.frame.tcp.connections if look.frame.tcp is not None else []
+    addresses = {row.local} | {c.local for c in rows
+                               if c.netns == row.netns and c.local_port == row.local_port}
+    return [c for c in rows if c.remote_port == row.local_port and c.remote in addresses and (
+        c.state == "SYN-SENT" or ((end := look.other_end(c)) is not None and end.pid is None))]
 
 
 def _namespaces(look: Look, tcp: Tcp) -> list[Pipe]:
@@ -314,17 +329,19 @@ def _has_namespace(look: Look, cgroup: int | None, cgroups: list[int]) -> bool:
     return any(look.members.has(None, group) for group in {cgroup, *cgroups} if group is not None)
 
 
-def _harm(tcp: Tcp, drop: Drop, causes: list[_Cause]) -> tuple[bool, float]:
-    """(whether a drop may matter, connections that it holds up).
+def _harm(tcp: Tcp, drop: Drop, causes: list[_Cause]
+          ) -> tuple[bool, float, list[Connection]]:
+    """(whether a drop may matter, how many connections it holds up at a time, which).
 
     What scanners send to a host is dropped all the time and harms nobody: there must be a
     connection to where it was dropped that is held up, or a listener that it was meant for.
     """
     ends = {_host(drop.destination), _host(drop.source)}
-    held_up = sum(c.stalled for c in causes if c.how in ("opening", "loss") and c.remote in ends)
+    lossy = [c for c in causes if c.how in ("opening", "loss") and c.remote in ends]
+    held_up = sum(c.stalled for c in lossy)
     port = drop.destination.rpartition(":")[2]
     meant = any(str(row.local_port) == port and row.netns == drop.netns for row in tcp.listeners)
-    return bool(held_up) or meant, held_up
+    return bool(held_up) or meant, held_up, [row for c in lossy for row in c.rows]
 
 
 def _host(address: str) -> str:
@@ -342,14 +359,15 @@ def _drops(look: Look, tcp: Tcp, causes: list[_Cause]) -> list[Pipe]:
             continue
         space = spaces.get(drop.netns)
         mine = space is not None and _has_namespace(look, space.cgroup, space.cgroups)
-        matters, held_up = _harm(tcp, drop, causes)
+        matters, held_up, rows = _harm(tcp, drop, causes)
         if not matters or (look.members is not None and not mine and not held_up):
             continue
         name = space.name or str(space.id) if space is not None else str(drop.netns)
         pipe = Pipe("tcp", f"firewall of {name}", "errors", stalled=held_up,
                     errors_per_s=drop.per_s, confidence=0.85)
         pipe.culprits = [Actor(None, f"a rule of the firewall of {name} ({drop.reason})")]
-        pipe.victims = [Actor(None, f"{drop.source} to {drop.destination}")]
+        pipe.victims = _known(look, rows) or [
+            Actor(None, f"{drop.source} to {drop.destination}")]
         pipe.evidence = [Evidence(f"packets dropped: {drop.reason}", drop.per_s or 0.0, "/s",
                                   f"kfree_skb in {drop.place or '?'}", 0.0)]
         pipe.check = "iptables -L -v -n; nft list ruleset  (counters)"

@@ -91,7 +91,8 @@ def verdict(frame: Frame, ranked: list[Pipe], pipes: list[Pipe], seen_s: float) 
     pipe = ranked[0]
     found, factor = doubts(frame, pipe.pipe, seen_s)
     if len(ranked) > 1 and ranked[1].pipe != pipe.pipe:
-        found.append(f"{ranked[1].pipe} is tight too")
+        other = f"{ranked[1].pipe} {ranked[1].resource or ''}".strip()
+        found.append(f"{other} is tight too")
         factor *= 0.95
     return Verdict(
         pipe.pipe, pipe.resource, pipe.state, round(pipe.stalled or 0.0, 3), pipe.since_s,

@@ -97,10 +97,10 @@ def actor_columns() -> list[Column]:
                sort=lambda r: r.pid, help="process id; Enter opens it"),
         Column("share", "SHARE", 5, lambda r: _share(r.share), sort=lambda r: r.share,
                help="of what is used (culprits), of the time waited (victims)"),
-        Column("comm", "COMMAND", 30, lambda r: r.comm, "left", sort=lambda r: r.comm.casefold(),
-               style=lambda _: "strong", help="command"),
-        Column("cgroup", "CONTROL GROUP", 20, lambda r: r.group or "-", "left",
-               sort=lambda r: r.group, min_width=16, help="path; c goes into it"),
+        Column("comm", "COMMAND", 39, lambda r: r.comm, "left", sort=lambda r: r.comm.casefold(),
+               style=lambda _: "strong", help="command; or a rule, a limit, a peer"),
+        Column("cgroup", "CONTROL GROUP", 16, lambda r: r.group or "-", "left",
+               sort=lambda r: r.group, min_width=14, help="path; c goes into it"),
     ]
 
 

@@ -102,8 +102,8 @@ def _name(actor: Actor) -> str:
     return actor.comm if actor.pid is None else f"{actor.comm} {actor.pid}"
 
 
-def headline(report: Report | None) -> list[Piece]:
-    """The verdict in a few words, for a line."""
+def headline(report: Report | None, brief: bool = False) -> list[Piece]:
+    """The verdict in a few words, for a line. brief: what it is about is left out, not by whom."""
     if report is None:
         return [("no diagnosis yet", "dim")]
     verdict = report.verdict
@@ -116,7 +116,7 @@ def headline(report: Report | None) -> list[Piece]:
             by = f" by {_name(first.culprits[0])}" if first.culprits else ""
             pieces.append((f"  {first.kind}{by}{f' and {more} more' if more else ''}", "warn"))
         return pieces
-    pieces = [(f"{where(verdict)} {verdict.state}", "bad")]
+    pieces = [(f"{verdict.pipe if brief else where(verdict)} {verdict.state}", "bad")]
     who = next((a for a in verdict.culprits), None)
     if who is not None:  # before the figures: at 80 columns they are what is cut off
         pieces.append((f"  by {_name(who)}", "strong"))

@@ -89,7 +89,9 @@ def subject_of(row: Any, frame: Frame) -> Subject:
             return Subject(cgroup=group, path=path)
         if isinstance(row, Namespace):
             return Subject(why="no control group of this namespace is known")
-        return Subject(why="whose it is is not known")
+        # a verdict also names rules, limits, peers
+        return Subject(why=f"{row.comm}: no process of this host" if getattr(row, "role", "")
+                       else "whose it is is not known")
     live = next((p for p in frame.processes.rows if p.pid == pid), None)
     if live is None or _older(row, live.start_boottime_ns, frame):
         return Subject(pid, None, getattr(row, "comm", "") or "", group, path=path)

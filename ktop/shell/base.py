@@ -292,7 +292,7 @@ class Shell(TerminalApp):
         self.crumbs.set_scope(self.lens.scope, self.lens.frame)
         newest = self.lens.history.newest
         report = newest.report if newest is not None else None
-        self.pipes.set(sections(report), headline(report))
+        self.pipes.set(sections(report), headline(report), headline(report, brief=True))
         if self.source.state == ENDED:
             more = "; r starts a new one" if self.renewable else ""
             self.banner.say(f"The collector has ended ({self.source.reason}). "

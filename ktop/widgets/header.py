@@ -239,8 +239,10 @@ class Status(StripWidget):
     def lines(self, width: int, height: int) -> list[Strip]:
         """The one line."""
         right: list[Piece] = []
-        if self.cost is not None and width < COST_FITS:
+        if self.cost is not None and width < COST_FITS:  # a message that needs the room has it
             right = [*cost_pieces(self.cost), (" ", "normal")]
+        if right and width_of(right) + cells(self.text) + 2 > width:
+            right = []
         room = width - width_of(right)
         left = strip([(" " + self.text, self.style_name)], max(0, room - 1 if right else room))
         gap = strip([(" ", "normal")]) if right and room > 0 else strip([])

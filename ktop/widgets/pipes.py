@@ -54,10 +54,12 @@ class PipeBar(StripWidget):
         super().__init__(id="pipebar")
         self.sections: Sequence[Section] = ()
         self.verdict: list[Piece] = []
+        self.brief: list[Piece] = []
 
-    def set(self, sections: Sequence[Section], verdict: list[Piece]) -> None:
-        """What is known now."""
-        self.sections, self.verdict = sections, verdict
+    def set(self, sections: Sequence[Section], verdict: list[Piece],
+            brief: list[Piece] | None = None) -> None:
+        """What is known now. brief: the verdict where there is no room for its first two pieces."""
+        self.sections, self.verdict, self.brief = sections, verdict, brief or verdict
         self.repaint()
 
     def lines(self, width: int, height: int) -> list[Strip]:
@@ -67,7 +69,9 @@ class PipeBar(StripWidget):
             name = section.name if width >= FULL_NAMES else section.short
             style = "cursor" if section.narrowest else section.style
             pieces += [(name, style), (level_glyph(section.tight), section.style), (" ", "normal")]
-        return [strip([*pieces, (" ", "normal"), *self.verdict], width)]
+        pieces.append((" ", "normal"))
+        needed = sum(cells(text) for text, _ in (*pieces, *self.verdict[:2]))
+        return [strip([*pieces, *(self.verdict if needed <= width else self.brief)], width)]
 
 
 def shares(width: int, count: int) -> list[int]:
