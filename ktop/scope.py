@@ -107,7 +107,7 @@ class Roster:
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        self._groups: set[int] = set()           # ids seen at or below the scope's path
+        self._groups: dict[int, None] = {}  # ids seen at or below its path, the latest last
         self._joined: dict[int, int | None] = {}  # pid -> start of processes that belong for good
         self._pattern = re.compile(scope.comm) if scope.comm is not None else None
 
@@ -117,8 +117,12 @@ class Roster:
         groups: frozenset[int] | None = None
         if scope.cgroup is not None:
             under = scope.cgroup.rstrip("/") + "/"
-            self._groups.update(group.id for group in frame.cgroups
-                                if group.path == scope.cgroup or group.path.startswith(under))
+            for group in frame.cgroups:
+                if group.path == scope.cgroup or group.path.startswith(under):
+                    self._groups.pop(group.id, None)
+                    self._groups[group.id] = None
+            while len(self._groups) > MOST_ENDED:
+                del self._groups[next(iter(self._groups))]
             groups = frozenset(self._groups)
         if scope.pid is None and self._pattern is None:
             known = groups or frozenset()

@@ -27,10 +27,12 @@ from ktop.collect import (
     tcp_netns,
 )
 from ktop.collect.main import Collector, Options
-from ktop.model import Frame, Process
+from ktop.model import Cgroup, Frame, Process
+from ktop.scope import MOST_ENDED, Roster, Scope
 from ktop.wire import decode_body, encode_body
 from tests.frames import make_frame
 from tests.fuzz.lies import HOWS, Liar
+from tests.ptyshell import until
 
 ME = os.getpid()
 NAMES = os.listdir("/sys/class/block")[:8]
@@ -200,3 +202,30 @@ def test_what_vanishes_or_lies_is_unknown(liar: Liar, reader: str,
     assert liar.told
 
 
+
+
+def test_names_of_users_that_come_and_go_for_days_are_forgotten() -> None:
+    asked: list[int] = []
+    lookups = host.Lookups(lambda uid: (asked.append(uid), f"user {uid}")[1])
+    try:
+        for day in range(5):
+            mine = range(day * 3_000, (day + 1) * 3_000)
+            lookups.names(mine)
+            until(lambda mine=mine: len(lookups.names(mine)) == 3_000, "all names")  # type: ignore[misc]
+        assert lookups.names([14_999]) == {14_999: "user 14999"}
+        assert len(lookups._names) <= 2 * host.MOST_NAMES
+        assert len(lookups._asked) <= 2 * host.MOST_NAMES
+    finally:
+        lookups.close()
+
+
+def test_control_groups_that_come_and_go_for_days_are_forgotten() -> None:
+    roster = Roster(Scope(cgroup="/pods"))
+    for day in range(4):
+        frame = make_frame(day + 1)
+        frame.cgroups = [Cgroup(1, "/pods", "pods"), *(
+            Cgroup(n, f"/pods/p{n}", f"p{n}")
+            for n in range(2 + day * MOST_ENDED // 2, 2 + (day + 1) * MOST_ENDED // 2))]
+        groups = roster.members(frame).cgroups
+        assert groups is not None and {group.id for group in frame.cgroups} <= groups
+    assert len(roster._groups) <= MOST_ENDED
