@@ -1,11 +1,12 @@
 """`make soak`: hours of a live ktop in minutes, under changing load and keys, and what it held.
 
-It runs in a pty at four samples a second, so that an hour's samples pass in 15 minutes, with 4 MB
-of memory for the past instead of 64, so that it is full early. Meanwhile keys walk through panes,
-scopes, detail, stacks, filters, the past and recordings, and loads of a few seconds come and go.
-Sampled: memory, descriptors and threads of each process, BPF programs and maps, events lost.
+It runs in a pty at four samples a second, so that an hour's samples pass in 15 minutes, with a
+short memory of the past (bench/soak_ktop.py), so that it is full early. Meanwhile keys walk through
+panes, scopes, detail, stacks, filters, the past and recordings, and loads of a few seconds come and
+go. Sampled: memory, objects, descriptors and threads of each process, BPF programs and maps, events
+lost. What it means: bench/soak_judge.py.
 
-    python -m bench.soak --minutes 60       writes bench/soak.json and bench/soak.svg
+    python -m bench.soak --minutes 60   writes bench/soak.json, bench/soak.svg, README's table
 """
 
 from __future__ import annotations
@@ -18,28 +19,30 @@ import os
 import platform
 import re
 import signal
-import statistics
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyte
 
 from bench.common import ROOT, memory_bytes, require_root
-from bench.soak_ktop import INTERVAL_S, PAST_BYTES
+from bench.soak_judge import GROWS, judge, readme, table
+from bench.soak_ktop import INTERVAL_S, PAST_BYTES, PLACE
 from bench.soak_plot import draw
 from bench.terminal import COLUMNS, LINES, Screen, Terminal, home
 from ktop.bpf import syscall
 
 JSON, SVG = ROOT / "bench/soak.json", ROOT / "bench/soak.svg"
-SAMPLE_S = 5.0
-KEY_S = 1.5
-LOAD_S = 20.0
-WARM_S = 630.0  # charts hold ten minutes: until then memory grows by design
+README = ROOT / "README.md"
+SAMPLE_S = 3.0
+KEY_S = 1.0
+LOAD_S = 5.0
+WARM_S = 300.0  # at most, and a third of the run: until then what is remembered fills by design
 _MAP_GET_FD_BY_ID = 14
 _HASHES, _PER_CPU = (1, 5, 9, 10), (5, 10)
 _LOST = re.compile(r"lost ([\d,.]+[kM]?)")
@@ -50,19 +53,6 @@ STEPS = (
     "1", "/", "soak\r", "n", "\x1b", "t", "T", "T", "[", "]", "0", "z", "z", "z", "z", " ", " ",
     "S", "\x1b", "6", "\r", "\x1b", "?", "\x1b", "C", "\x1b", ":", "\x1b", "D", "\x1b", "R",
     "1", "5", "R", "w", "\x0c")
-# What must not grow: (key of a sample, what it is called, unit, growth an hour that is none).
-HELD = (
-    ("ui_rss", "memory of the interface", "MB", 6.0),
-    ("collector_rss", "memory of the collector", "MB", 3.0),
-    ("supervisor_rss", "memory of the supervisor", "MB", 1.0),
-    ("ui_fds", "descriptors of the interface", "", 4.0),
-    ("collector_fds", "descriptors of the collector", "", 4.0),
-    ("ui_threads", "threads of the interface", "", 2.0),
-    ("collector_threads", "threads of the collector", "", 2.0),
-    ("programs", "BPF programs", "", 2.0),
-    ("maps", "BPF maps", "", 2.0),
-    ("map_mb", "kernel memory of the maps", "MB", 1.0))
-
 _BUSY = ("import time\nend=time.time()+{s}\nwhile time.time()<end:\n sum(range(20000));"
          " time.sleep(.01)")
 _FILES = ("import os,tempfile,time\nend=time.time()+{s}\n"
@@ -147,14 +137,27 @@ def entries(number: int, shape: dict[str, int]) -> int:
         os.close(fd)
 
 
-def measure(terminal: Soaked, since: float) -> dict[str, Any]:
-    """One sample of everything. Bytes are MB."""
+def objects(role: str, pid: int, where: Path) -> dict[str, float | None]:
+    """What a process noted when it was asked last (bench/soak_ktop.py); it is asked again."""
+    noted: dict[str, float | None] = {}
+    with contextlib.suppress(OSError):
+        found = json.loads((where / f"{pid}.held").read_text(encoding="ascii"))
+        noted[f"{role}_blocks"] = found["blocks"] / 1e3
+        noted[f"{role}_malloc"] = None if found["malloc"] is None else found["malloc"] / 1e6
+    os.kill(pid, signal.SIGUSR1)
+    return noted
+
+
+def measure(terminal: Soaked, since: float, where: Path) -> dict[str, Any]:
+    """One sample of everything. Bytes are MB, objects thousands of blocks."""
     row: dict[str, Any] = {"minute": round((time.perf_counter() - since) / 60, 3)}
     who = roles(terminal.pid)
     for role, pid in who.items():
         row[f"{role}_rss"] = memory_bytes(pid)["Rss"] / 1e6
         row[f"{role}_fds"] = len(os.listdir(f"/proc/{pid}/fd"))
         row[f"{role}_threads"] = len(os.listdir(f"/proc/{pid}/task"))
+        if role != "supervisor":
+            row |= objects(role, pid, where)
     programs, maps = _held(who["collector"])
     row["programs"], row["maps"] = len(programs), len(maps)
     row["map_mb"] = sum(shape["memlock"] for shape in maps.values()) / 1e6
@@ -165,35 +168,6 @@ def measure(terminal: Soaked, since: float) -> dict[str, Any]:
                 row["entries"] += entries(number, shape)
     row["lost"] = terminal.lost()
     return row
-
-
-def slope(points: list[tuple[float, float]]) -> float:
-    """Theil-Sen: the median of the slopes of all pairs, an hour. points: (minutes, value)."""
-    pairs = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.combinations(points, 2)
-             if b[0] > a[0]]
-    return 60 * statistics.median(pairs) if pairs else 0.0
-
-
-def judge(samples: list[dict[str, Any]], warm_min: float) -> dict[str, dict[str, Any]]:
-    """Of what must not grow: its growth an hour after warming up, and whether that is none.
-
-    A slope alone says little of a short run: what grows also ends higher than it began.
-    """
-    kept = [row for row in samples if row["minute"] >= warm_min]
-    found: dict[str, dict[str, Any]] = {}
-    for key, name, unit, allowed in HELD:
-        points = [(row["minute"], row[key]) for row in kept if key in row]
-        if len(points) < 8:
-            found[key] = {"name": name, "unit": unit, "per_hour": None, "flat": None}
-            continue
-        quarter = len(points) // 4
-        first, last = (statistics.median(v for _, v in part)
-                       for part in (points[:quarter], points[-quarter:]))
-        per_hour = slope(points)
-        found[key] = {"name": name, "unit": unit, "first": first, "last": last,
-                      "highest": max(v for _, v in points), "per_hour": round(per_hour, 3),
-                      "flat": per_hour <= allowed or last <= first + allowed / 20}
-    return found
 
 
 @contextlib.contextmanager
@@ -215,16 +189,18 @@ def soak(minutes: float, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """The samples. What ends before its time is an error."""
     samples: list[dict[str, Any]] = []
     keys, loads = itertools.cycle(STEPS), itertools.cycle(LOADS)
-    command = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "bench.soak_ktop"]
+    command = ["env", f"PYTHONPATH={ROOT}", f"{PLACE}={{}}", sys.executable, "-m",
+               "bench.soak_ktop"]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with home() as where, contextlib.chdir(where), Soaked(command, where) as terminal:
+    with (home() as where, contextlib.chdir(where),
+          Soaked([word.format(where) for word in command], where) as terminal):
         if not terminal.run(12):
             raise SystemExit("soak: ktop ended at once:\n" + "\n".join(terminal.screen.display))
         since = time.perf_counter()
         with contextlib.suppress(KeyboardInterrupt):  # told to end: what there is counts
             while time.perf_counter() - since < minutes * 60:
                 with load(next(loads)):
-                    _turn(terminal, keys, since, samples)
+                    _turn(terminal, keys, since, samples, Path(where))
                 _forget_files(Path(where))
                 row = samples[-1]
                 say(f"{row['minute']:.1f} min  interface {row.get('ui_rss', 0):.1f} MB  collector "
@@ -233,23 +209,8 @@ def soak(minutes: float, say: Callable[[str], None]) -> list[dict[str, Any]]:
     return samples
 
 
-def report(result: dict[str, Any]) -> list[str]:
-    """The table of the README."""
-    lines = ["| | at first | at the end | highest | growth an hour | |",
-             "|---|---|---|---|---|---|"]
-    for row in result["held"].values():
-        if row["per_hour"] is None:
-            lines.append(f"| {row['name']} | - | - | - | - | too short to say |")
-            continue
-        unit = f" {row['unit']}" if row["unit"] else ""
-        figures = " | ".join(f"{row[k]:.4g}{unit}" for k in ("first", "last", "highest"))
-        lines.append(f"| {row['name']} | {figures} | {row['per_hour']:+.2g}{unit} | "
-                     f"{'flat' if row['flat'] else 'GROWS'} |")
-    return lines
-
-
 def _turn(terminal: Soaked, keys: Iterator[str], since: float,
-          samples: list[dict[str, Any]]) -> None:
+          samples: list[dict[str, Any]], where: Path) -> None:
     """Keys and samples for as long as a load goes on."""
     end = time.perf_counter() + LOAD_S
     due = 0.0
@@ -259,7 +220,7 @@ def _turn(terminal: Soaked, keys: Iterator[str], since: float,
             raise SystemExit("soak: ktop ended:\n" + "\n".join(terminal.screen.display))
         if time.perf_counter() >= due:
             due = time.perf_counter() + SAMPLE_S
-            samples.append(measure(terminal, since))
+            samples.append(measure(terminal, since, where))
 
 
 def _forget_files(folder: Path) -> None:
@@ -273,15 +234,17 @@ def store(samples: list[dict[str, Any]], minutes: float, keep: bool) -> int:
     """Judge, print, write; the exit status: 1 when something grows."""
     warm = min(WARM_S / 60, minutes / 3)
     result = {"kernel": platform.release(), "cpus": os.cpu_count(), "minutes": minutes,
-              "interval_s": INTERVAL_S, "past_bytes": PAST_BYTES, "warm_minutes": round(warm, 2),
+              "date": datetime.now(UTC).date().isoformat(), "interval_s": INTERVAL_S,
+              "past_bytes": PAST_BYTES, "warm_minutes": round(warm, 2),
               "held": judge(samples, warm), "samples": samples}
-    print("\n".join(report(result)))
+    print("\n".join(table(result["held"])))
     if keep:
         JSON.write_text(json.dumps(result, indent=None, separators=(",", ":")).replace(
             "},{", "},\n{") + "\n", encoding="ascii")
         SVG.write_text(draw(samples, warm), encoding="utf-8")
-        print(f"written: {JSON.relative_to(ROOT)}, {SVG.relative_to(ROOT)}")
-    return 1 if any(row["flat"] is False for row in result["held"].values()) else 0
+        where = [str(file.relative_to(ROOT)) for file in (JSON, SVG)]
+        print("written:", *where, *(["README.md"] if readme(result, README) else []))
+    return 1 if any(row["said"] == GROWS for row in result["held"].values()) else 0
 
 
 def main() -> int:
@@ -289,7 +252,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.soak", description="Does anything grow?")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--keep", action=argparse.BooleanOptionalAction, default=True,
-                        help="write soak.json and soak.svg")
+                        help="write soak.json, soak.svg and the table of README.md")
     args = parser.parse_args()
     require_root()
     samples = soak(args.minutes, lambda line: print(line, file=sys.stderr, flush=True))

@@ -11,6 +11,8 @@ COLORS = ("#1f6fb4", "#c2571a", "#3b7d3b", "#7a4fa3")
 PANELS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Resident memory", "MB", (("ui_rss", "interface"), ("collector_rss", "collector"),
                                ("supervisor_rss", "supervisor"))),
+    ("Blocks of Python objects", "thousands", (("ui_blocks", "interface"),
+                                               ("collector_blocks", "collector"))),
     ("Open descriptors", "", (("ui_fds", "interface"), ("collector_fds", "collector"))),
     ("Threads", "", (("ui_threads", "interface"), ("collector_threads", "collector"))),
     ("BPF programs and maps", "", (("programs", "programs"), ("maps", "maps"))),
@@ -56,7 +58,7 @@ def _panel(y: float, title: str, unit: str, lines: tuple[tuple[str, str], ...],
 
 
 def draw(samples: list[dict[str, Any]], warm_min: float) -> str:
-    """The picture. Grey: warming up, by design (charts hold ten minutes)."""
+    """The picture. Grey: warming up, by design."""
     end = max((row["minute"] for row in samples), default=1.0) or 1.0
     wide, tall = WIDTH - LEFT - RIGHT, TOP + len(PANELS) * (PANEL + GAP) + 20
     bottom = TOP + len(PANELS) * (PANEL + GAP) - GAP
