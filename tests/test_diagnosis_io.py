@@ -82,6 +82,26 @@ def test_held_above_the_device() -> None:
         assert report.verdict.confidence == pytest.approx(sure)
 
 
+def test_a_mapping_that_keeps_requests_is_named_not_what_is_below_it() -> None:
+    """Below it they are a kernel thread's: none of them is of who waits. Seen with dm-delay."""
+    def mapped(f: Frame, under_way: float, waits_pct: float) -> None:
+        assert f.block is not None
+        f.block.devices = [
+            disk(queue=0.1, reads_per_s=18.0),
+            disk(name="dm-0", dev=253 << 20, kind="dm", what="data", slaves=["vda"], counted=False,
+                 queue=under_way, reads_per_s=18.0)]
+        f.block.by_device = [user(20, reads=18.0, busy=0.1)]
+        add(f, process(20, "kworker/0:1", kernel_thread=True),
+            process(100, "db", waits_pct={"disk": waits_pct}))
+
+    report = watch(lambda f: mapped(f, 5.4, 540.0))
+    assert verdict(report) == ("block", "saturated") and report.verdict.resource == "dm-0"
+    assert report.verdict.culprits[0].pid == 100
+    figures = [e.value for e in report.verdict.evidence[:3]]
+    assert figures == pytest.approx([5.4, 5.3, 294.4], rel=0.01)
+    assert watch(lambda f: mapped(f, 0.11, 11.0)).verdict.pipe == "none"  # it adds next to nothing
+
+
 def test_a_declared_limit_and_failed_requests() -> None:
     def sold(f: Frame) -> None:
         assert f.block is not None

@@ -3,8 +3,9 @@
 A device is not full because it is busy: one reader keeps it 100% busy by itself. It is tight when
 several threads wait and requests queue; when a thread waits behind the requests of others; when it
 fails requests; when threads wait though the device has hardly any request of theirs (a limit above
-it holds them back); when a declared limit is reached; or when some requests take many times what
-most take, and that is what a thread waits for, though nothing queues.
+it holds them back); when it is a mapping that keeps requests itself; when a declared limit is
+reached; or when some requests take many times what most take, and that is what a thread waits for,
+though nothing queues.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ _CHECK = "iostat -xz 1  (aqu-sz, await; %util says little); biolatency -D"
 
 @dataclass
 class _Disk:
-    """A device, who waits for it, and mean requests under way by who sent them."""
+    """A device, who waits for it, and mean requests under way by who sent them.
+
+    kept: of a mapping (dm, md), those under way that are not with the devices below it.
+    """
 
     device: Device
     under_way: float = 0.0
+    kept: float = 0.0
     background: float = 0.0  # of it by kernel threads
     by_pid: dict[int, float] = field(default_factory=dict)
     rates: dict[int, BlockUser] = field(default_factory=dict)
@@ -90,6 +95,7 @@ class BlockPipes:
                 disk.by_pid[pid] = disk.by_pid.get(pid, 0.0) + disk.background * rate / total
             d = disk.device
             disk.under_way = d.queue if d.queue is not None else d.concurrency or 0.0
+        _mappings(look, disks)
 
     def _one(self, look: Look, disk: _Disk) -> Pipe | None:
         d = disk.device
@@ -99,7 +105,7 @@ class BlockPipes:
         pipe = Pipe("block", d.name, stalled=stalled, utilisation_pct=d.util_pct,
                     concurrency=disk.under_way)
         _figures(pipe, d)
-        for rule in (_errors, _limited, _held, _full, _behind, _declared, _tail):
+        for rule in (_errors, _limited, _held, _kept, _full, _behind, _declared, _tail):
             if rule(look, disk, pipe):
                 break
         else:
@@ -123,8 +129,23 @@ def _under_way(user: BlockUser, seconds: float) -> float:
     return (user.reads_per_s * (user.read_ns or 0) + user.writes_per_s * (user.write_ns or 0)) / 1e9
 
 
+def _mappings(look: Look, disks: dict[str, _Disk]) -> None:
+    """Mappings that keep each request for long before (or after) the devices below have it."""
+    block = look.frame.block
+    assert block is not None
+    queues = {d.name: d.queue or 0.0 for d in block.devices}
+    for disk in disks.values():
+        d = disk.device
+        below = [queues[name] for name in d.slaves if name in queues]
+        kept = disk.under_way - sum(below) if below else 0.0
+        per_s = (d.reads_per_s or 0.0) + (d.writes_per_s or 0.0)
+        if kept > 0 and kept * 1e9 >= look.limits.slow_op_ns * per_s:
+            disk.kept = kept
+
+
 def _place(look: Look, disks: dict[str, _Disk]) -> None:
-    """Which device each thread waits for: where its requests are; else the most used."""
+    """Which device each thread waits for: where its requests are; else the most used. What a
+    mapping keeps has no requests yet, and later they are of its kernel threads."""
     block = look.frame.block
     assert block is not None
     rows: dict[int, list[tuple[str, float]]] = {}
@@ -134,7 +155,8 @@ def _place(look: Look, disks: dict[str, _Disk]) -> None:
                 user.reads_per_s + user.writes_per_s + user.others_per_s)
             rows.setdefault(user.pid, []).append((user.device, amount))
     counted = [d for d in disks.values() if d.device.counted] or list(disks.values())
-    busiest = max(counted, key=lambda d: (d.under_way, d.device.name), default=None)
+    counted += [d for d in disks.values() if d.kept and d not in counted]
+    busiest = max(counted, key=lambda d: (d.kept or d.under_way, d.device.name), default=None)
     for w in look.waiters.values():
         if not w.disk and not w.fsync:
             continue
@@ -265,6 +287,26 @@ def _held(look: Look, disk: _Disk, pipe: Pipe) -> bool:
     pipe.culprits = pipe.victims = look.longest(lambda w: disk.disk.get(w.process.pid, 0.0))
     pipe.next = ("something above the device holds requests back: a limit (io.max, "
                  "blkio.throttle), io.cost, or write-back throttling")
+    return True
+
+
+def _kept(look: Look, disk: _Disk, pipe: Pipe) -> bool:
+    """Threads wait for a mapping that keeps their requests, not for the devices below it."""
+    t, d = look.limits, disk.device
+    if disk.waiting < t.held_stalled or disk.kept < (1 - t.held_share) * disk.waiting:
+        return False
+    pipe.state, pipe.confidence = "saturated", 0.8
+    below = ", ".join(d.slaves)
+    pipe.evidence = [
+        _waiters(disk.waiting, t.held_stalled),
+        Evidence(f"requests that the mapping keeps, not {below}", disk.kept, "requests",
+                 "/proc/diskstats, time in queue of both", disk.under_way)]
+    if pipe.rate_per_s:
+        pipe.evidence.append(Evidence("for each request", 1e3 * disk.kept / pipe.rate_per_s, "ms",
+                                      "kept / rate", t.slow_op_ns / 1e6))
+    pipe.culprits = pipe.victims = look.longest(lambda w: disk.disk.get(w.process.pid, 0.0))
+    pipe.next = (f"look at the mapping {d.what or d.name} (dmsetup status, table): its cache, its "
+                 f"encryption, its pool; {below} is not what is slow")
     return True
 
 
