@@ -55,11 +55,11 @@ STEPS = (
     "1", "5", "R", "w", "\x0c")
 _BUSY = ("import time\nend=time.time()+{s}\nwhile time.time()<end:\n sum(range(20000));"
          " time.sleep(.01)")
-_FILES = ("import os,tempfile,time\nend=time.time()+{s}\n"
-          "with tempfile.TemporaryDirectory() as d:\n n=0\n"
-          " while time.time()<end:\n  n+=1; p=f'{{d}}/{{n%500}}'\n  with open(p,'wb') as f:\n"
-          "   f.write(b'x'*8192); f.flush(); os.fsync(f.fileno())\n"
-          "  open(p,'rb').read(); time.sleep(.01)")
+# The same paths each time: maps of paths fill to their bounds early, or not at all.
+_FILES = ("import os,time\nend=time.time()+{s}\nos.makedirs('files',exist_ok=True); n=0\n"
+          "while time.time()<end:\n n+=1; p=f'files/{{n%100}}'\n with open(p,'wb') as f:\n"
+          "  f.write(b'x'*8192); f.flush(); os.fsync(f.fileno())\n"
+          " open(p,'rb').read(); time.sleep(.01)")
 _NET = ("import socket,time\nend=time.time()+{s}\ns=socket.socket(); s.bind(('127.0.0.1',0));"
         " s.listen(50)\nwhile time.time()<end:\n c=socket.create_connection(s.getsockname());"
         " a,_=s.accept(); c.sendall(b'x'*20000); a.recv(65536); a.close(); c.close();"
