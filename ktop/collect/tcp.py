@@ -85,13 +85,14 @@ class TcpLayer(RingLayer):
         if self._ring is None:
             return
         raws = self._take()
+        if raws:  # some may have been told
+            self._refill()
         if self._dns is not None:
             raws = self._dns.take(raws)
         records = [decode(raw) for raw in raws]
         room = max(0, _PENDING - len(self._pending))
         self._overflow += max(0, len(records) - room)
         self._pending += records[:room]
-        self._refill()
 
     def _count(self) -> None:
         """Read the counters at once after the ring, so that they say what the events say."""
@@ -107,6 +108,7 @@ class TcpLayer(RingLayer):
     def update(self, tick: Tick) -> Tcp:
         """One tick: everything since the last."""
         self.drain()
+        self._refill()
         self._count()
         records, self._pending = self._pending, []
         layer = Tcp()
@@ -153,11 +155,8 @@ class TcpLayer(RingLayer):
 
     def _visit(self, tick: Tick, layer: Tcp) -> bytes:
         """Enter each namespace once: sockets, counters, interfaces."""
-        def cgroup(pid: int) -> int | None:
-            row = tick.process(pid)
-            return row.cgroup if row else None
-
         chunks: list[bytes] = []
+        cgroup = {row.pid: row.cgroup for row in tick.processes}.get
         found, layer.namespaces_cut = self._namespaces.known()
         sockets = self._engine is not None and self._engine.live("tcp_socks")
         for inode in found:
