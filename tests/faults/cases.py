@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.faults.stage import Stage, run
 
 ADDRESS = "10.78.0.2"
+SLOW_MOUNT = Path(__file__).parent.parent / "fuse_slow.py"
 
 
 @dataclass
@@ -216,8 +217,7 @@ def slow_mount(s: Stage) -> Scene:
     where = s.directory / "mount"
     where.mkdir()
     s.undo(f"umount -l {where}")
-    server = Path(__file__).parent.parent / "fuse_slow.py"
-    s.command([sys.executable, "-I", str(server), str(where), str(s.random.randint(30, 300))])
+    s.command([sys.executable, "-I", str(SLOW_MOUNT), str(where), str(s.random.randint(30, 300))])
     s.start("slow_reads", where / "slow", group=group)
     s.start("slow_reads", where / "slow", group=group)
     return Scene(group)
@@ -297,8 +297,8 @@ def bimodal_disk(s: Stage) -> Scene:
     group, where = s.group("db"), s.directory / "mount"
     where.mkdir()
     s.undo(f"umount -l {where}")
-    s.command([sys.executable, "-I", str(Path(__file__).with_name("bimodal.py")), str(where),
-               str(s.random.randint(15, 40)), str(s.random.randint(50, 90))])
+    per_mille, delay_ms = s.random.randint(15, 40), s.random.randint(50, 90)
+    s.command([sys.executable, "-I", str(SLOW_MOUNT), str(where), str(delay_ms), str(per_mille)])
     device = s.loop(where / "disk")
     s.start("sync_writer", device, 64 << 20, group=group)
     return Scene(group, culprit=group, resource=Path(device).name)
