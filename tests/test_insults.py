@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -237,6 +238,38 @@ def test_two_kilobytes_a_second() -> None:
     ages = [f.clock.monotonic_ns for f in frames]
     assert ages == sorted(ages)
     assert re.search(r"\d", str(frames[-1].health.skipped_frames))
+
+
+SLOW_BYTES_PER_S = 2048
+# What the kernel keeps of a terminal's output, both ways, and what one picture and its successor
+# of 80x24 take at most: so much may have to pass before a key's answer.
+BEHIND_BYTES = 16384 + 2 * 12000
+
+
+def read_slowly(shell: PtyShell, done: Callable[[], bool], most: int, rate: int) -> int:
+    """Read that many bytes at most at that rate until it is done: how many it took."""
+    taken, began = 0, time.monotonic()
+    while not done():
+        assert taken < most, f"{taken} bytes later:\n{shell.text}"
+        if select.select([shell.master], [], [], 0.05)[0]:
+            data = os.read(shell.master, 100)
+            shell._stream.feed(data)
+            taken += len(data)
+        time.sleep(max(0.0, taken / rate - (time.monotonic() - began)))
+    return taken
+
+
+def test_a_screen_behind_two_kilobytes_a_second_skips_samples_and_answers_keys() -> None:
+    """Ten samples a second have more to draw than that: the newest wins, nothing queues up."""
+    with PtyShell([*FAKE, *FAST], columns=80, lines=24,
+                  env=environment(FAKE_PROCESSES="300")) as shell:
+        shell.until("LIVE")
+        read_slowly(shell, lambda: "link slow" in shell.text, 1 << 16, SLOW_BYTES_PER_S)
+        shell.send("5")
+        read_slowly(shell, lambda: "Run queue latency" in shell.text, BEHIND_BYTES,
+                    2 * SLOW_BYTES_PER_S)
+        shell.send("q")
+        assert shell.wait() == 0
 
 
 # A host at rest says less than 2 KB/s: processes that come and go have more to tell.
