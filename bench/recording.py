@@ -33,6 +33,7 @@ PROCESSES = 300
 DAY = 86_400
 LAYERS = ("processes", "sched", "files", "tcp", "block")
 SECOND = 1_000_000_000
+SAMPLES = 45  # of each row; with a day's file the whole takes three minutes
 
 
 def _daemon(number: int) -> None:
@@ -84,19 +85,24 @@ def load() -> Iterator[None]:
 
 
 def frames(seconds: int, beside: Callable[[], None]) -> list[Frame]:
-    """A frame a second from our own collector; `beside` is called when its layers are loaded."""
+    """A frame a second from our own collector; `beside` is called when its layers are loaded.
+
+    On a host that is too busy for that they are fewer, never closer together.
+    """
     from ktop.collect.main import Collector, Options
 
     collector = Collector(Options(watch=LAYERS))
     collector.start()
-    found = []
+    found: list[Frame] = []
     try:
         collector.settle()
         beside()
+        collector.tick()  # the first interval that is ours begins here
         due = time.monotonic()
-        for _ in range(seconds):
+        until = due + seconds + 1
+        while len(found) < seconds and due < until:
             for _ in range(4):
-                due += 0.25
+                due = max(due + 0.25, time.monotonic())
                 time.sleep(max(0.0, due - time.monotonic()))
                 collector.drain()
             found.append(decode_body(encode_body(collector.tick())))
@@ -134,6 +140,17 @@ def _size(found: list[Frame], place: Path) -> float:
 
 
 @contextlib.contextmanager
+def first_served() -> Iterator[None]:
+    """What we measure is not what waits, on a busy host: atop gives itself -20 too."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, -20)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, before)
+
+
+@contextlib.contextmanager
 def atop(raw: Path, seconds: int) -> Iterator[Callable[[], None]]:
     """A function that starts it; it ends by itself, or with the block."""
     try:
@@ -153,7 +170,7 @@ def atop(raw: Path, seconds: int) -> Iterator[Callable[[], None]]:
 
 def _sizes(seconds: int, place: Path) -> tuple[list[Row], list[Frame]]:
     raw = place / "atop.raw"
-    with load():
+    with load(), first_served():
         with atop(raw, seconds) as start:
             both = frames(seconds, start)
         alone = frames(seconds, lambda: None)
@@ -266,5 +283,6 @@ def run(quick: bool) -> list[Row]:
     require_root()
     with tempfile.TemporaryDirectory(prefix="ktop-bench-", dir=".") as name:
         place = Path(name)
-        rows, found = _sizes(8 if quick else 60, place)
-        return [*rows, *_costs(found, place), *([] if quick else _times(place, 3))]
+        rows, found = _sizes(8 if quick else SAMPLES, place)
+        with first_served():
+            return [*rows, *_costs(found, place), *([] if quick else _times(place, 3))]
