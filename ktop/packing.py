@@ -17,8 +17,8 @@ smaller. By what the tables mean, on that load, each on top of those before: ope
 counts (1.09x), a file's as those of its only user (1.02x), sums of run queue histograms from their
 buckets (1.01x), times of tasks as ns of their own interval (1.07x), time off CPU as what remains
 (1.02x), windows as when they began and rates a minute from them (1.08x), times of events as
-differences (1.04x), events as columns (1.03x), rows by identity (0.98x). All that gains is 1.4x, for
-ten recipes which know every table and are to be exact for ever.
+differences (1.04x), events as columns (1.03x), rows by identity (0.98x). All that gains is 1.4x,
+for ten recipes which know every table and are to be exact for ever.
 
 Reading believes nothing: the size a blob claims is checked before memory is taken for it, zstandard
 stops at that size, and its checksum tells a damaged blob.
