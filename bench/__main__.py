@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ BENCHES = {"start": start, "hooks": hooks, "tcp": tcp, "block": block, "files": 
            "screen": screen, "memory": memory, "drill": drill, "recording": recording}
 BEGIN, END = "<!-- begin: cost -->", "<!-- end: cost -->"
 RESULTS = Path(__file__).with_name("results.json")
+LIMIT_S = 480  # a bench that takes longer is broken off, and says so
 Results = dict[str, dict[str, Any]]  # bench -> when, commit, load, rows
 
 
@@ -59,7 +61,8 @@ def times(row: Row, peer: list[float] | str) -> str:
     if isinstance(row.ktop, str) or isinstance(peer, str) or not row.ktop or not peer:
         return "-"
     found = ratio(row.ktop, peer)
-    return "-" if found is None or row.unit == "%" else f"{found:.2g}x"
+    # below zero it is noise: a difference between runs with and without
+    return "-" if found is None or found <= 0 or row.unit == "%" else f"{found:.2g}x"
 
 
 def table(rows: list[Row]) -> list[str]:
@@ -87,13 +90,25 @@ def git_commit() -> str:
     return done.stdout.strip() or "-"
 
 
+def _late(_number: int, _frame: object) -> None:
+    raise Missing(f"broken off after {LIMIT_S} s")
+
+
 def measure(name: str, quick: bool) -> dict[str, Any]:
-    """One bench, and under which circumstances; one that cannot run says so."""
+    """One bench, and under which circumstances; one that cannot run, breaks, or does not come to an
+    end says so, and the next one has its turn."""
     begun, load = time.perf_counter(), os.getloadavg()[0]
+    signal.signal(signal.SIGALRM, _late)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_S, 30)  # again, if it was caught on its way
     try:
         rows = BENCHES[name].run(quick)
-    except (Missing, OSError, RuntimeError, subprocess.SubprocessError) as err:
+    except (Missing, OSError, subprocess.SubprocessError) as err:
         rows = [Row(name, "", f"{name}: {err}"[:200])]
+    except Exception as err:
+        traceback.print_exc()
+        rows = [Row(name, "", f"{name} broke: {type(err).__name__}: {err}"[:200])]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     took = time.perf_counter() - begun
     print(f"{name}: {took:.0f} s", file=sys.stderr, flush=True)
     return {"date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "commit": git_commit(),

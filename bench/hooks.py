@@ -138,8 +138,10 @@ def compare(what: str, rounds: list[Costs], wanted: tuple[str, ...], event: str,
     ours = [_per_event(c, "ktop", wanted, n) for c, n in zip(rounds, events, strict=True)]
     peers: dict[str, list[float] | str] = {}
     for name in names:
-        peers[name] = absent.get(name) or [
-            _per_event(c, name, None, n) for c, n in zip(rounds, events, strict=True)]
+        values = [_per_event(c, name, None, n) for c, n in zip(rounds, events, strict=True)
+                  ] if name not in absent else []
+        # one that never ran costs nothing, and shows nothing
+        peers[name] = values if any(values) else absent.get(name, f"{name} saw none of it")
     # Together they show what ours shows; the one that walks stacks shows more, bpftrace's the same.
     both = [n for n in names if n != STACKS and not n.endswith(".bt")
             and isinstance(peers[n], list)]

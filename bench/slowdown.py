@@ -268,5 +268,5 @@ def run(quick: bool) -> list[Row]:
                 absent[name] = f"{name} does not run here: {err}"[:120]
                 del loads[name]
         rounds = [_round(loads, i % 2 == 0, missing, None if quick else place)
-                  for i in range(1 if quick else 4)]
+                  for i in range(1 if quick else 3)]
     return _rows(rounds, missing) + [Row(name, "", why) for name, why in absent.items()]

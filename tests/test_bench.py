@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from bench import __main__ as command
-from bench import budgets, growth, slowdown
-from bench.common import Missing, Row
+from bench import budgets, growth, hooks, slowdown
+from bench.common import Missing, Program, Row
 from bench.plot import Plot
 
 SWITCH = "context switch, ping-pong on one CPU"
@@ -99,3 +101,43 @@ def test_a_plot_places_points_by_decades() -> None:
     assert plot.lines["line"] == [(1.0, 1.0), (100.0, 10.0)]
     assert 'd="M60.0,314.0L510.0,40.0"' in plot.svg()
     assert "<title><title>" not in plot.svg()
+
+
+def test_a_bench_that_breaks_or_does_not_end_says_so(monkeypatch: pytest.MonkeyPatch,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        @staticmethod
+        def run(_quick: bool) -> list[Row]:
+            raise KeyError("nothing there")
+
+    class Endless:
+        @staticmethod
+        def run(_quick: bool) -> list[Row]:
+            while True:
+                time.sleep(0.01)
+
+    monkeypatch.setattr(command, "LIMIT_S", 0.1)
+    monkeypatch.setattr(command, "BENCHES", {"broken": Broken, "endless": Endless})
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        (broken,), (endless,) = (command.measure(name, True)["rows"] for name in command.BENCHES)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert broken["ktop"] == "broken broke: KeyError: 'nothing there'"
+    assert endless["ktop"] == "endless: broken off after 0.1 s"
+    assert "nothing there" in capsys.readouterr().err
+
+
+def test_a_peer_that_saw_nothing_is_no_peer() -> None:
+    ran, idle = {"p": Program("p", 500, 10)}, {"q": Program("q", 0, 0)}
+    ours = {"e": Program("e", 1_000, 10)}
+    rounds = [{"ktop": ours, "good": ran, "lost": idle}] * 2
+    row = hooks.compare("an event", rounds, ("e",), "e", ["good", "lost", "gone"],
+                        {"gone": "gone is not installed"})
+    assert row.ktop == [100.0, 100.0] and row.peers == {
+        "good": [50.0, 50.0], "lost": "lost saw none of it", "gone": "gone is not installed"}
+
+
+def test_a_figure_below_zero_has_no_ratio() -> None:
+    assert command.times(Row("more", "ns", [-3.0, -2.0]), [5.0, 6.0]) == "-"
+    assert command.times(Row("more", "ns", [2.0, 2.0]), [4.0, 6.0]) == "2.5x"
