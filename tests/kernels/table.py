@@ -135,7 +135,7 @@ is attached, and counted a workload of known size exactly; `attached`: its progr
 the verifier and is attached, its count was not shown; `fallback`, `absent`: why is said below.
 `-`: this kernel has another probe in its place (before 6.5, 5a80bd075f3b, there is no
 `block_io_start`; `block_queued` and `block_issued` stand in), or the test was not run there.
-ktop and its Python are this machine's, Debian 12; so is bcc, but on 6.12 and newer, where it is
-Debian 13's own python3-bpfcc.
+ktop and its Python are the host's, Debian 12, and so is bcc 0.26; 0.31 is Debian 13's own
+(`--own-bcc`, for 6.12 and newer).
 
 """
