@@ -159,7 +159,7 @@ PROBES: tuple[Probe, ...] = (
     Probe("tcp_synack", "tcp", "tp", "tcp_retransmit_synack",
           "SYN-ACKs sent again", "none", "nothing"),
     Probe("tcp_rst_out", "tcp", "tp", "tcp_send_reset", "resets sent", "none",
-          "nothing"),
+          "before 6.10 (19822a980e19) those without a socket: to a closed port"),
     Probe("tcp_rst_in", "tcp", "tp", "tcp_receive_reset", "resets received", "none",
           "nothing"),
     Probe("tcp_drop", "tcp", "tp", "kfree_skb",
