@@ -77,11 +77,13 @@ def load() -> Iterator[None]:
     from tests.make_session import workloads
     from tests.sessionkit import directory
 
-    with directory() as data, workloads(data, {}, set()):
+    with directory() as data, workloads(data, {}, set()) as pids:
         time.sleep(1)
         running = sum(name.isdigit() for name in os.listdir("/proc"))
         with daemons(max(0, PROCESSES - running)):
             yield
+        if any(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) for pid in pids):
+            raise Missing("the load broke off: does another one hold its ports?")
 
 
 def frames(seconds: int, beside: Callable[[], None]) -> list[Frame]:

@@ -125,10 +125,10 @@ def _answer(client: socket.socket) -> None:
 
 def api() -> None:
     """A server that answers, and one at whose port nobody accepts."""
-    stuck = socket.createserver(("127.0.0.1", STUCK), backlog=4)
-    server = socket.createserver(("::1", API), family=socket.AF_INET6, backlog=64)
+    stuck = socket.create_server(("127.0.0.1", STUCK), backlog=4)
+    server = socket.create_server(("::1", API), family=socket.AF_INET6, backlog=64)
     threading.Thread(target=serve, args=(server, _answer)).start()
-    serve(socket.createserver(("127.0.0.1", API), backlog=64), _answer)
+    serve(socket.create_server(("127.0.0.1", API), backlog=64), _answer)
     stuck.close()
 
 
@@ -185,7 +185,7 @@ def _pour(address: tuple[str, int], chunk: int, pause: float) -> None:
 
 def mirror() -> None:
     """Bulk traffic over loopback."""
-    server = socket.createserver(("127.0.0.1", MIRROR))
+    server = socket.create_server(("127.0.0.1", MIRROR))
     threading.Thread(target=serve, args=(server, _swallow)).start()
     _pour(("127.0.0.1", MIRROR), 1 << 18, 0.02)
 
@@ -204,7 +204,7 @@ def depot() -> None:
                 s.sendto(query[:2] + bytes([0x81, code]) + query[4:], who)
 
     threading.Thread(target=names).start()
-    serve(socket.createserver((THERE, SHIP)), _swallow)
+    serve(socket.create_server((THERE, SHIP)), _swallow)
 
 
 def shipper() -> None:
