@@ -118,6 +118,10 @@ def test_a_result_keeps_what_earlier_runs_of_other_checks_found(tmp_path: Path) 
     text = table.text([kept, other])
     assert "netem" not in text  # faults have a table of their own (verdicts.py)
     assert "- failed on 5.10.0-46: dns\n" in text
+    forks = {"test_probes.py::test_forks": "failed"}
+    table.keep(tmp_path, ran("5.10.0-46", forks, tried=["tasks"], proved={}, only="forks"))
+    kept = table.load(tmp_path)[0]  # one test again: what it proved before no longer holds
+    assert kept["outcomes"] == {**probes, **forks, **faults} and kept["proved"] == {}
     table.keep(tmp_path, ran("5.10.0-47", faults))  # another kernel: nothing of the old one holds
     assert table.load(tmp_path)[0]["outcomes"] == faults
 

@@ -62,25 +62,26 @@ def lend_bcc(tree: Path) -> str:
             "chmod 755 /usr/bin/python3; ")
 
 
-def command(checks: list[str]) -> str:
+def command(checks: list[str], only: str) -> str:
     """What the guest runs."""
     files = [str(HERE / name) for check in checks for name in CHECKS[check]]
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "-v",
-             "--durations=5", *(["--assert=plain"] if STEADY & set(checks) else ()), *files]
+             "--durations=5", *(["--assert=plain"] if STEADY & set(checks) else ()),
+             *(["-k", only] if only else ()), *files]
     # its plugins' imports alone take half a minute there
     return ("PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE=1 "
             f"KTOP_KERNELS=/run/share/result.json exec {shlex.join(words)}")
 
 
-def one(spec: str, release: str, checks: list[str], timeout_s: float,
-        before: str = "") -> dict[str, Any]:
+def one(spec: str, release: str, checks: list[str], run: str,
+        timeout_s: float) -> dict[str, Any]:
     """One kernel's result; a guest that crashed is booted again."""
     for attempt in range(1, ATTEMPTS + 1):
         begun = time.monotonic()
         say(f"{release}: booting, {', '.join(checks)}")
         with tempfile.TemporaryDirectory(prefix="ktop-kernels-") as folder:
             share = Path(folder)
-            status = vm.boot(release, before + command(checks), share, timeout_s=timeout_s,
+            status = vm.boot(release, run, share, timeout_s=timeout_s,
                              prefix=f"{spec}: ", steady=bool(STEADY & set(checks)))
             found = share / "result.json"
             result: dict[str, Any] = json.loads(found.read_text()) if found.exists() else {}
@@ -103,6 +104,8 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=1500.0, help="seconds a kernel may take")
     parser.add_argument("--if-possible", action="store_true",
                         help="where no kernel can be fetched, say so and be content")
+    parser.add_argument("--only", default="", metavar="EXPRESSION",
+                        help="of the checks' tests, as pytest -k; what others found before stays")
     parser.add_argument("--own-bcc", action="store_true",
                         help="6.12 and newest with their distribution's bcc, not this machine's")
     parser.add_argument("--write", action="store_true",
@@ -128,7 +131,8 @@ def main() -> int:
             archive.kernel(release)
             lent = OWN_BCC.get(spec) if args.own_bcc else None
             before = lend_bcc(archive.userland(lent)) if lent else ""
-            results.append(one(spec, release, checks, args.timeout, before))
+            run = before + command(checks, args.only)
+            results.append({**one(spec, release, checks, run, args.timeout), "only": args.only})
             if kept:
                 table.keep(kept, results[-1])
     except archive.Unavailable as err:

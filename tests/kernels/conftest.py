@@ -31,6 +31,7 @@ else:
 LAYERS = ("processes", "sched", "files", "tcp", "block")
 Proved = Callable[..., None]
 _proofs: dict[str, str] = {}
+_tried: set[str] = set()
 _probes: dict[str, dict[str, str]] = {}
 _facts: dict[str, Any] = {}
 
@@ -67,6 +68,7 @@ def proved() -> Proved:
     """Call it with a probe, what ktop counted and what there was; both must be the same."""
 
     def note(probe: str, seen: object, truth: object) -> None:
+        _tried.add(probe)
         row = _probes.get(probe, {})
         assert row.get("status") == "live", f"{probe}: {row.get('reason') or row}"
         assert seen == truth, f"{probe}: ktop has {seen}, there were {truth}"
@@ -94,6 +96,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _outcomes[name] = report.outcome
     Path(RESULT).write_text(json.dumps({
         "kernel": os.uname().release, "probes": _probes, "proved": _proofs,
+        "tried": sorted(_tried),
         "bcc": _facts.get("bcc", ""), "outcomes": _outcomes,
         "verdicts": verdicts.ROWS}, indent=1))
 

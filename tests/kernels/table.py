@@ -15,18 +15,19 @@ OF_PROBES = "test_probes"  # the other files' tests have a table of their own
 
 
 def merge(old: Result, new: Result) -> Result:
-    """A kernel's result with what an earlier run of other checks found on the same release."""
+    """A kernel's result with what earlier runs of other tests found on the same release."""
     if old.get("kernel") != new["kernel"]:
         return new
-    files = {name.partition("::")[0] for name in new.get("outcomes", {})}
-    before = {name: outcome for name, outcome in old.get("outcomes", {}).items()
-              if name.partition("::")[0] not in files}
-    merged = {**old, **new, "runs": {**old.get("runs", {}), **new.get("runs", {})},
-              "outcomes": {**before, **new.get("outcomes", {})},
-              "verdicts": {**old.get("verdicts", {}), **new.get("verdicts", {})}}
-    if not any(name.startswith(OF_PROBES) for name in files) and old.get("proved"):
-        merged.update({key: old[key] for key in ("probes", "proved", "bcc") if key in old})
-    return merged
+    merged = {**old, **new, "bcc": new.get("bcc") or old.get("bcc", "")}
+    for what in ("runs", "outcomes", "verdicts", "probes"):
+        merged[what] = {**old.get(what, {}), **new.get(what, {})}
+    if not new.get("only"):  # a file that was run whole: its tests are those that there are now
+        files = {name.partition("::")[0] for name in new["outcomes"]}
+        merged["outcomes"] = {name: outcome for name, outcome in merged["outcomes"].items()
+                              if name in new["outcomes"] or name.partition("::")[0] not in files}
+    kept = {name: shown for name, shown in old.get("proved", {}).items()
+            if name not in new.get("tried", ())}
+    return {**merged, "proved": {**kept, **new.get("proved", {})}}
 
 
 def keep(folder: Path, result: Result) -> None:
