@@ -71,6 +71,10 @@ BUDGETS = (
            1, "htop"),
     Budget("CPU of all of ktop, idle host: under 1.2% of one", "CPU of all its processes, idle",
            1.2),
+    Budget("a recorded hour: at most a third of what atop -w takes", "an hour at 1 s", 3,
+           "atop -w"),
+    Budget("a day's recording opens in under 500 ms", "open a day", 500),
+    Budget("any second of that day in under 100 ms", "seek to any of them", 100),
 )
 
 

@@ -274,8 +274,8 @@ def _times(place: Path, rounds: int) -> list[Row]:
         recording.levels(0, DAY)
         whole = (time.perf_counter() - begun) * 1e3
     size = path.stat().st_size / 1e9
-    return [Row(f"open {DAY:,} samples ({size:.1f} GB), not cached", "ms", opening[True]),
-            Row(f"open {DAY:,} samples, cached", "ms", opening[False]),
+    return [Row(f"open a day, {DAY:,} samples ({size:.1f} GB), not cached", "ms", opening[True]),
+            Row("open a day, cached", "ms", opening[False]),
             Row("seek to any of them, not cached", "ms", seeking[True]),
             Row("seek to any of them, cached", "ms", seeking[False]),
             Row("levels of all of them, for a timeline", "ms", [whole])]
