@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from ktop import hist
 from ktop.diagnosis.model import Actor, Pipe
@@ -101,6 +102,8 @@ class Look:
 
     def victims(self, *kinds: str) -> list[Actor]:
         """Who waits most, with their share of it."""
+        if len(kinds) == 1:
+            return self.longest(attrgetter(*kinds))
         return self.longest(lambda w: float(sum(getattr(w, kind) for kind in kinds)))
 
     def longest(self, waits: Callable[[Waiter], float]) -> list[Actor]:

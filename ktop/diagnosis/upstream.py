@@ -50,7 +50,16 @@ def unanswered(c: Connection) -> bool:
         c.received_ago_ms is None or c.sent_ago_ms < c.received_ago_ms)
 
 
-def _decided(look: Look, tcp: Tcp, rows: list[Connection]) -> list[Connection]:
+@dataclass
+class _Sleepers:
+    """Of the processes that hold connections. waiting: how many threads wait at a socket for most
+    of the time; paces: how often the busiest of those that sleep by choice goes on, a second."""
+
+    waiting: dict[int, int] = field(default_factory=dict)
+    paces: dict[int, float] = field(default_factory=dict)
+
+
+def _decided(tcp: Tcp, rows: list[Connection], sleepers: _Sleepers) -> list[Connection]:
     """Without the ties that no thread waits for.
 
     A process's threads that wait at sockets most of the time (many that wait a little each make no
@@ -58,7 +67,7 @@ def _decided(look: Look, tcp: Tcp, rows: list[Connection]) -> list[Connection]:
     those that wait without a doubt; what is left waits for the ties.
     """
     ties = any(tied(c) for c in rows)
-    left: dict[int | None, int] = dict(_threads(look)[0].items()) if ties else {}
+    left: dict[int | None, int] = dict(sleepers.waiting.items()) if ties else {}
     for c in tcp.connections if ties else ():
         if c.active is False and c.state == "ESTAB" and c.pid in left:
             left[c.pid] -= 1
@@ -119,24 +128,28 @@ class _Asker:
         return sum(busy for busy, _ in self.rows)
 
 
-def _threads(look: Look) -> tuple[dict[int, int], dict[int, float]]:
-    """By process: how many threads wait at a socket for most of the time; and how often the
-    busiest of those that sleep by choice goes on, a second."""
-    t = look.limits
-    waiting = {pid: 1 for pid, w in look.waiters.items()
-               if w.process.threads == 1 and w.socket >= t.upstream_share}
-    paces: dict[int, float] = {}
-    for thread in look.frame.processes.threads:
+def _sleepers(look: Look, tcp: Tcp) -> _Sleepers:
+    """Those of all threads."""
+    t, found = look.limits, _Sleepers()
+    waiting, paces = found.waiting, found.paces
+    holders = {c.pid for c in tcp.connections if c.pid is not None}
+    for pid in holders & look.waiters.keys():
+        one = look.waiters[pid]
+        if one.process.threads == 1 and one.socket >= t.upstream_share:
+            waiting[pid] = 1
+    for thread in look.frame.processes.threads if holders else ():
+        if thread.pid not in holders:
+            continue
         w, blocked = look.waiters.get(thread.pid), (thread.blocked_pct or 0.0) / 100
         if blocked < 1 - t.upstream_share:
             paces[thread.pid] = max(paces.get(thread.pid, 0.0), thread.voluntary_per_s or 0.0)
         elif (w is not None and w.socket >= t.upstream_share <= blocked
                 and thread.blocked_reason not in ("futex", "lock", "disk", "iowait")):
             waiting[thread.pid] = waiting.get(thread.pid, 0) + 1
-    return waiting, paces
+    return found
 
 
-def chatty(look: Look, tcp: Tcp) -> list[tuple[float, Connection]]:
+def chatty(look: Look, tcp: Tcp, sleepers: _Sleepers) -> list[tuple[float, Connection]]:
     """(part of the time, connection) of those whose short answers take most of somebody's time."""
     t = look.limits
     askers: dict[int | None, _Asker] = {}
@@ -144,14 +157,13 @@ def chatty(look: Look, tcp: Tcp) -> list[tuple[float, Connection]]:
         busy = asking(look, c)
         if busy > 0.02 and look.inside(c.pid, c.cgroup):
             askers.setdefault(c.pid, _Asker()).rows.append((busy, c))
-    blocked, paces = _threads(look) if askers else ({}, {})
     found = []
     for pid, asker in askers.items():
-        threads = blocked.get(pid, 0) if pid is not None else 0
+        threads = sleepers.waiting.get(pid, 0) if pid is not None else 0
         bound = bool(threads) and asker.busy >= t.upstream_share * threads
         rows = [(busy, c) for busy, c in asker.rows if bound or busy >= t.upstream_alone]
         # Sent by a thread that sleeps in between: that one waits for no answer.
-        paced = paces.get(pid, 0.0) if pid is not None else 0.0
+        paced = sleepers.paces.get(pid, 0.0) if pid is not None else 0.0
         if paced < sum(c.segments_out_per_s or 0.0 for _, c in rows) / 2:
             found += rows
     return [(busy, c) for busy, c in found
@@ -167,11 +179,12 @@ def measure(look: Look) -> list[Pipe]:
     rows = [c for c in tcp.connections if waits(look, c, listening)
             and look.inside(c.pid, c.cgroup)]
     peers: dict[tuple[str, int], list[Connection]] = {}
-    for c in _decided(look, tcp, rows):
+    sleepers = _sleepers(look, tcp)
+    for c in _decided(tcp, rows, sleepers):
         if not _excused(look, c):
             peers.setdefault((c.remote, c.remote_port), []).append(c)
     short: dict[tuple[str, int], list[tuple[float, Connection]]] = {}
-    for busy, c in chatty(look, tcp):
+    for busy, c in chatty(look, tcp, sleepers):
         if (c.remote, c.remote_port) not in peers and not _excused(look, c):
             short.setdefault((c.remote, c.remote_port), []).append((busy, c))
     pipes = [_one(look, key, rows) for key, rows in peers.items()]
