@@ -10,7 +10,7 @@ import pytest
 from ktop import theme
 from ktop.diagnosis.model import PIPES, Actor, Evidence, Finding, Pipe, Report, Verdict
 from ktop.history import History
-from ktop.panes.diagnosis import ActorRow, DiagnosisPane, FindingRow
+from ktop.panes.diagnosis import ActorRow, DiagnosisPane, FindingRow, Words
 from ktop.panes.pipes import ORDER, about, headline, in_words, named, sections, squeeze, sure
 from ktop.panes.subject import subject_of
 from ktop.widgets.pipes import PipeBar, PipePicture, Section, level_glyph, shares, spark, walls
@@ -279,3 +279,14 @@ def test_the_bar_says_by_whom_also_where_there_is_little_room() -> None:
     bar.set(sections(found), headline(found), headline(found, brief=True))
     assert "block saturated  by fio 4242" in bar.lines(80, 1)[0].text
     assert "block a-very-long-name-of-a-volume saturated  by fio 4242" in bar.lines(160, 1)[0].text
+
+
+async def test_evidence_fills_whatever_room_the_words_leave_also_without_another_tick() -> None:
+    """A picture that stands still is shown once, maybe before the layout is known."""
+    app = Told(DiagnosisPane)
+    async with app.run_test(size=(80, 24)):
+        app.tell(report())
+        words = app.pane.query_one(Words)
+        for height, figures in ((4, 1), (5, 1), (6, 2), (20, 2)):
+            shown = [line.text for line in words.lines(80, height)]
+            assert sum("over" in line for line in shown) == figures, height

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container
+from textual.strip import Strip
 
 from ktop import format as fmt
 from ktop.diagnosis.model import PIPES, STATES, Actor, Evidence, Finding, Pipe, Report, Verdict
@@ -18,7 +19,7 @@ from ktop.panes.pipes import SPARK, about, beyond, in_words, named, of_pipe, sec
 from ktop.panes.views import ViewPane, view_keys
 from ktop.widgets.columns import Column
 from ktop.widgets.pipes import PipePicture, spark
-from ktop.widgets.strips import Line, Piece, Rule
+from ktop.widgets.strips import Line, Piece, Rule, strip
 from ktop.widgets.table import VirtualTable
 
 VIEWS = {"overview": ("picture", "verdict"), "evidence": ("evidence", "actors"),
@@ -176,6 +177,23 @@ def finding_columns() -> list[Column]:
     ]
 
 
+class Words(Line):
+    """Lines that depend on the room there is: what they say is made when it is known."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._make: Callable[[int, int], list[list[Piece]]] = lambda _width, _room: []
+
+    def write(self, make: Callable[[int, int], list[list[Piece]]]) -> None:
+        """Show what this makes of so many columns and lines."""
+        self._make = make
+        self.repaint()
+
+    def lines(self, width: int, height: int) -> list[Strip]:
+        """What fits."""
+        return [strip(pieces, width) for pieces in self._make(width, height)[:height]]
+
+
 class DiagnosisPane(ViewPane):
     """The pipes as one picture, the verdict, its evidence, culprits and victims."""
 
@@ -215,7 +233,7 @@ class DiagnosisPane(ViewPane):
             yield self._section("findings", VirtualTable(
                 finding_columns(), lambda r: r.place, sort="since", frozen=1,
                 id="findings-table"))
-            yield self._section("verdict", Line(id="verdict-lines"))
+            yield self._section("verdict", Words(id="verdict-lines"))
             yield self._section("evidence", VirtualTable(
                 evidence_columns(), lambda r: r.place, frozen=1, feed=True, id="evidence-table"))
             yield self._section("actors", VirtualTable(
@@ -267,14 +285,17 @@ class DiagnosisPane(ViewPane):
         return next((p for p in report.pipes if (p.pipe, p.resource) == chosen), None)
 
     def _show_verdict(self, frame: Frame, report: Report | None) -> None:
-        lines = self.query_one("#verdict-lines", Line)
-        report, of = self._asked(report)
+        asked, of = self._asked(report)
         alone = "evidence" not in self.shown
-        content = in_words(report, self.size.width or 80, lines.size.height if alone else 0,
-                           self._past(report) if alone and report is not None else {})
-        self._fix_height("verdict", "1fr" if alone else 1 + min(8, max(4, len(content))))
+        past = self._past(asked) if alone and asked is not None else {}
+
+        def words(width: int, room: int) -> list[list[Piece]]:
+            return in_words(asked, width, room if alone else 0, past)
+
+        needed = len(words(self.size.width or 80, 0))
+        self._fix_height("verdict", "1fr" if alone else 1 + min(8, max(4, needed)))
         self.query_one("#verdict-rule", Rule).set("In words" if of else "Verdict", of)
-        lines.set(*content)
+        self.query_one(Words).write(words)
 
     def _show_evidence(self, frame: Frame, report: Report | None) -> None:
         rows = []
