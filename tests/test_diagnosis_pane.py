@@ -110,7 +110,9 @@ def test_rows_lead_to_whom_they_name() -> None:
     rule = ActorRow("culprit", 0, None, "a rule of the firewall", None, None)
     assert subject_of(rule, frame).why == "a rule of the firewall: no process of this host"
     assert subject_of(Pipe("block", culprits=[FIO]), frame).pid == 4242
-    assert subject_of(Pipe("steal"), frame).why
+    assert subject_of(Pipe("steal"), frame).why == "nobody is known to squeeze it"
+    path = Pipe("tcp", culprits=[Actor(None, "the path to 10.0.0.9")])
+    assert subject_of(path, frame).why == "the path to 10.0.0.9: no process of this host"
     finding = Finding("forks", "x", 1.0, [Actor(None, "sh", "/a")])
     assert subject_of(FindingRow(0, finding, None, "sh"), frame).why
 

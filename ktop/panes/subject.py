@@ -27,6 +27,7 @@ class Subject:
 
 
 _SLACK_NS = 100_000_000  # the boot time is known to some ms only
+_NO_PROCESS = "{}: no process of this host"
 _NOBODY: dict[Any, str] = {
     Device: "a device is used by many; its users are in the table below",
     Drop: "a packet that was dropped belongs to nobody",
@@ -51,8 +52,10 @@ def _parent_of(fold: ProcessFold, frame: Frame) -> int | None:
 def _of_pipe(pipe: Pipe) -> Subject:
     """Who squeezes it."""
     first = next((actor for actor in pipe.culprits), None)
-    if first is None or (first.pid is None and first.cgroup is None):
+    if first is None:
         return Subject(why="nobody is known to squeeze it")
+    if first.pid is None and first.cgroup is None:
+        return Subject(why=_NO_PROCESS.format(first.comm))
     return Subject(pid=first.pid, name=first.comm, path=first.cgroup)
 
 
@@ -90,7 +93,7 @@ def subject_of(row: Any, frame: Frame) -> Subject:
         if isinstance(row, Namespace):
             return Subject(why="no control group of this namespace is known")
         # a verdict also names rules, limits, peers
-        return Subject(why=f"{row.comm}: no process of this host" if getattr(row, "role", "")
+        return Subject(why=_NO_PROCESS.format(row.comm) if getattr(row, "role", "")
                        else "whose it is is not known")
     live = next((p for p in frame.processes.rows if p.pid == pid), None)
     if live is None or _older(row, live.start_boottime_ns, frame):
