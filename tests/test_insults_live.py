@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import subprocess
@@ -17,7 +18,8 @@ from ktop.bpf.engine import TEND_TURNS
 from ktop.collect import host as host_mod
 from ktop.collect.main import Collector
 from ktop.model import Frame
-from tests.livekit import child, collecting, left_of, row, spin
+from tests.livekit import child, collecting, left_of, programs_of, row, spin
+from tests.ptyshell import PtyShell, alive, children, until
 
 pytestmark = pytest.mark.live
 
@@ -224,6 +226,38 @@ def test_two_at_once_both_count_and_neither_takes_the_other_along(
     assert done(one, other) >= 20 and other.health.banner is None
 
 
+# As many as somebody wants to see side by side; ten of them take a minute.
+TOGETHER = int(os.environ.get("KTOP_TOGETHER", "2"))
+
+
+def test_many_whole_ktops_at_once_fight_for_nothing() -> None:
+    """Each with its own programs, live and whole; nobody's are left behind."""
+    command = [sys.executable, "-m", "ktop", "--interval", "2"]
+    with contextlib.ExitStack() as stack:
+        shells = [stack.enter_context(PtyShell(command, columns=120, lines=30))
+                  for _ in range(TOGETHER)]
+        held: list[set[int]] = []
+        for shell in shells:
+            shell.until("LIVE", timeout_s=60 + 30 * TOGETHER)
+        for shell in shells:
+            shell.until(lambda shell=shell: len(programs_of(shell.pid)) > 10,  # type: ignore[misc]
+                        timeout_s=60 + 30 * TOGETHER)
+            held.append(programs_of(shell.pid))
+        for shell in shells:
+            shell.settle(2.5 / TOGETHER)
+            shell.until(lambda shell=shell: "LIVE" in shell.text)  # type: ignore[misc]
+            assert "detached" not in shell.text and "missing" not in shell.text, shell.text
+        everybody = set().union(*held)
+        assert sum(map(len, held)) == len(everybody)  # nobody has another's
+        for shell in shells:
+            family = [shell.pid, *children(shell.pid)]
+            shell.send("q")
+            assert shell.wait() == 0
+            until(lambda family=family: not any(map(alive, family)),  # type: ignore[misc]
+                  "everybody gone")
+    assert left_of(everybody) == set()
+
+
 _STORM = """
 import os, sys
 for _ in range(int(sys.argv[1])):
@@ -252,22 +286,31 @@ def test_executions_as_fast_as_the_machine_can_add_up(collector: Collector) -> N
 
 
 _CROWD = """
-import resource, socket, sys, threading
+import os, resource, socket, sys, threading
 threads, pairs = int(sys.argv[1]), int(sys.argv[2])
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-pairs = min(pairs, (hard - 200) // 2)  # of a container's limit, as many as it gives
+each = max(1000, min(pairs, (hard - 200) // 2) // 1000 * 1000)  # of one process
+made, tell = os.pipe()
+for first in range(0, pairs, each):
+    if os.fork():
+        continue
+    kept = []
+    for n in range(first, min(pairs, first + each), 1000):
+        server = socket.create_server((f"127.0.1.{n // 1000 + 1}", 0), backlog=1000)
+        for _ in range(min(1000, pairs - n)):
+            kept.append(socket.create_connection(server.getsockname()))
+            kept.append(server.accept()[0])
+    os.write(tell, b"%d\\n" % len(kept))
+    sys.stdin.read()
+    os._exit(0)
 threading.stack_size(64 << 10)
 stop = threading.Event()
 for _ in range(threads):
     threading.Thread(target=stop.wait, daemon=True).start()
-kept = []
-for n in range(0, pairs, 1000):
-    server = socket.create_server((f"127.0.1.{n // 1000 + 1}", 0), backlog=1000)
-    for _ in range(min(1000, pairs - n)):
-        kept.append(socket.create_connection(server.getsockname()))
-        kept.append(server.accept()[0])
-print(len(kept), flush=True)
+os.close(tell)
+said = os.fdopen(made)
+print(sum(int(said.readline()) for _ in range(0, pairs, each)), flush=True)
 sys.stdin.read()
 """
 CROWD = int(os.environ.get("KTOP_CROWD", "1000"))  # of 10,000: the whole insult
