@@ -35,7 +35,7 @@ def cell(row: Verdict | None) -> str:
 def text(results: list[dict[str, Any]]) -> str:
     """The table in Markdown; empty when no faults were made."""
     tried = [r for r in results if r.get("verdicts")]
-    faults = dict.fromkeys(name for r in tried for name in r["verdicts"])
+    faults = sorted({name for r in tried for name in r["verdicts"]})
     if not faults:
         return ""
     lines = []
@@ -59,10 +59,11 @@ def write(readme: Path, results: list[dict[str, Any]]) -> None:
 
 
 INTRO = """\
-Faults that hardened kernels cannot make, `python -m tests.kernels 6.12 newest --checks faults
---write`. A load runs in a control group of its own and diagnosis must be silent for 6 samples; then
-the fault is made under it, and its pipe must become the narrowest, with this resource or culprit;
-then it is taken away, and must be dropped. Figures are samples, one a second of the guest's clock,
-which goes by the instructions of its emulated CPU: figures of CPU time mean nothing there, and none
-is judged.
+Faults that hardened kernels cannot make (`python -m tests.kernels 6.12 --checks faults --write`). A
+load runs in a control group of its own and diagnosis must be silent for 6 samples; then the fault
+is made under it, and its pipe must become the narrowest, with this resource and culprit; then it is
+taken away, and must be dropped. Figures are samples, one a second of the guest's clock, which goes
+by the instructions of its one emulated CPU. Pipe `cpu` is not among them: run queues of such a CPU
+mean nothing. A quota that is set on a group at run time is seen within 10 s, hence its figure. A
+network's faults have no control group to blame.
 """
