@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+from types import ModuleType
+
+import pytest
 
 from ktop.text import clean
+from tests import incident_load, session_load
 from tests.session import FILE, frames, play
 from tests.session_filter import ADDRESS, FORBIDDEN, texts
 from tests.session_load import ROLES
@@ -63,3 +69,12 @@ async def test_the_app_plays_it() -> None:
         await pilot.pause()
         assert app.frame is not None and app.frame.seq == frames()[-1].seq
         assert len(app.history.ticks) == len(frames())
+
+
+@pytest.mark.parametrize("load", [session_load, incident_load], ids=lambda load: load.__name__)
+def test_the_loads_call_functions_that_exist(load: ModuleType) -> None:
+    """A role that dies at its start is a load that nobody misses: `socket.createserver`."""
+    for node in ast.walk(ast.parse(inspect.getsource(load))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = getattr(load, node.value.id, None)
+            assert not inspect.ismodule(module) or hasattr(module, node.attr), ast.unparse(node)
