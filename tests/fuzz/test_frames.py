@@ -24,7 +24,7 @@ from tests.fuzz.oddities import CHANGES, Change, changed, fields, real_frames, s
 from tests.test_app import FakeSource
 
 ROUNDS = list(sweep(0, 1))
-PARTS = 8 if TIMES else 1
+PARTS = 3 if TIMES else 1
 
 
 def consume(frames: list[Frame]) -> None:
