@@ -302,16 +302,19 @@ def preload() -> None:
     import pkgutil
 
     import textual.widgets
+    from rich.cells import cell_len
 
     import ktop.screens
 
     names = [f"{package.__name__}.{module.name}" for package in (textual.widgets, ktop.screens)
              for module in pkgutil.iter_modules(package.__path__)]
     for name in (*names, "regex", "tomlkit", "ktop.config_store", "difflib",
-                 "concurrent.futures.thread", "textual.system_commands",
+                 "concurrent.futures.thread", "textual.system_commands", "textual.pilot",
+                 "textual.layouts.factory", "rich._emoji_codes",
                  "rich.traceback", "encodings.idna"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    cell_len("\u6f22")  # what is not ASCII: Rich reads its table of widths
 
 
 def main(session: Session) -> int:

@@ -130,6 +130,44 @@ def test_the_invoking_user_is_left_with_nothing(monkeypatch: pytest.MonkeyPatch)
     assert in_child(work) == f"(65534, 65534, 65534) {' '.join([ZERO] * 5)} 1"
 
 
+BELOW_ROOT = """
+import asyncio, sys
+import ktop.app
+ktop.app.preload()
+assert "textual.pilot" in sys.modules
+from tests.frames import make_frame
+from tests.test_app import FakeSource
+
+class Unreadable:
+    def find_spec(self, name, path=None, target=None):
+        asked.append(name)
+        raise ModuleNotFoundError(name)
+
+async def main():
+    source = FakeSource()
+    app = ktop.app.KtopApp(lambda: source)
+    sys.meta_path.insert(0, Unreadable())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        source.play(make_frame())
+        for key in "1 2 3 4 5 6 1 enter escape question_mark escape C escape".split():
+            await pilot.press(key)
+
+asked = []
+try:
+    asyncio.run(main())
+finally:
+    print(*asked)
+"""
+
+
+def test_what_the_user_cannot_read_is_imported_before() -> None:
+    """ktop installed below /root, by who called sudo: nothing can be imported after the change."""
+    done = subprocess.run([sys.executable, "-c", BELOW_ROOT], cwd=ROOT, capture_output=True,
+                          text=True, check=False, stdin=subprocess.DEVNULL)
+    assert (done.stdout.split(), done.returncode) == ([], 0), done.stderr
+
+
 @AS_ROOT
 def test_root_without_sudo_keeps_its_rights_to_files_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SUDO_UID", raising=False)
