@@ -33,6 +33,7 @@ _CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "compile.py")
 _MAX_MESSAGE = 1 << 20
 _MAX_FDS = 250
 TEND_TURNS = 4  # ticks until every link was asked whether it is still attached
+_PIECE = 1 << 15  # what one read of an iterator returns at most (bpf_seq_read: 8 pages of 4 KB)
 _BATCH = 512  # entries a batch: a hash bucket must fit, a big buffer costs its zeroing
 
 
@@ -79,6 +80,7 @@ class Engine:
         self.table = probes_of(GROUPS[group])
         self._child: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
+        self._room = bytearray(8 * _PIECE)  # what iterators wrote last: no memory is mapped anew
         self._batched = True  # until this kernel says that it has no batches of per-CPU arrays
         self._tree = ""  # the child's include tree; whoever of the two is left removes it
         self.loaded = Loaded()
@@ -252,13 +254,15 @@ class Engine:
     def read_iter(self, probe: str) -> bytes:
         """One run of an iterator program: all that it wrote."""
         fd = syscall.iter_create(self.loaded.probes[probe][1])
-        chunks: list[bytes] = []
+        room, end = self._room, 0
         try:
-            while chunk := os.read(fd, 1 << 18):
-                chunks.append(chunk)
+            while got := os.readv(fd, [memoryview(room)[end:]]):
+                end += got
+                if len(room) - end < _PIECE:
+                    room += bytes(len(room))
         finally:
             os.close(fd)
-        return b"".join(chunks)
+        return bytes(memoryview(room)[:end])
 
     def read_percpu(self, name: str, index: int = 0) -> list[memoryview]:
         """One element of a per-CPU array: each possible CPU's value."""

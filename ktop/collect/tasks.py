@@ -41,6 +41,8 @@ class TaskTable:
         self._rows = RowMaker(syscalls, tracked)
         self._seen: set[bytes] = set()
         self._processes: dict[int, _Process] = {}
+        self._live: dict[int, Process] = {}           # rows, by pid
+        self._threaded: dict[int, list[Thread]] = {}  # of those with more than one thread
         self._unsettled: set[int] = set()  # changed in the last tick: their rates are still moving
         self._last_ns: int | None = None
         self.mourned: Mourned | None = None  # of the process that is looked at
@@ -100,6 +102,8 @@ class TaskTable:
             touched.add(tgid)
             if not process.threads:
                 del self._processes[tgid]
+                self._live.pop(tgid, None)
+                self._threaded.pop(tgid, None)
                 self.changes.append((process.row, None))
         return touched
 
@@ -112,6 +116,11 @@ class TaskTable:
             list(process.threads.values()), process.ended, before, interval,
             self._of_ended(process, interval))
         self.changes.append((before, process.row))
+        self._live[process.row.pid] = process.row
+        if process.thread_rows:
+            self._threaded[process.row.pid] = process.thread_rows
+        else:
+            self._threaded.pop(process.row.pid, None)
         process.ended = []
         for thread in process.threads.values():
             thread.before = thread.record
@@ -134,8 +143,8 @@ class TaskTable:
 
     def rows(self) -> list[Process]:
         """Every process's row, in no order."""
-        return [p.row for p in self._processes.values() if p.row is not None]
+        return list(self._live.values())
 
     def threads(self) -> list[Thread]:
         """Rows of the threads of every process that has more than one."""
-        return [row for p in self._processes.values() for row in p.thread_rows]
+        return [row for rows in self._threaded.values() for row in rows]

@@ -26,7 +26,7 @@ _CLONE_NEWNET = 0x40000000
 _NAMED = "/run/netns"     # ip-netns(8)
 _NEW_PER_TICK = 5_000     # processes asked for their namespace in one tick
 _YOUNG_NS = 5_000_000_000  # a process may still be moving into its namespace
-_AGAIN, _TURNS = 200, 20  # older processes asked again, in turn: so many a tick, in as many ticks
+_AGAIN, _TURNS = 100, 20  # older processes asked again, in turn: so many a tick, in as many ticks
 
 _libc = ct.CDLL(None, use_errno=True)
 
