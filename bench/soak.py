@@ -40,7 +40,7 @@ from ktop.bpf import syscall
 JSON, SVG = ROOT / "bench/soak.json", ROOT / "bench/soak.svg"
 README = ROOT / "README.md"
 SAMPLE_S = 3.0
-KEY_S = 1.0
+KEY_S = 0.8
 LOAD_S = 5.0
 WARM_S = 300.0  # at most, and a third of the run: until then what is remembered fills by design
 _MAP_GET_FD_BY_ID = 14
@@ -194,8 +194,11 @@ def soak(minutes: float, say: Callable[[str], None]) -> list[dict[str, Any]]:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (home() as where, contextlib.chdir(where),
           Soaked([word.format(where) for word in command], where) as terminal):
-        if not terminal.run(12):
-            raise SystemExit("soak: ktop ended at once:\n" + "\n".join(terminal.screen.display))
+        begun = time.perf_counter()
+        while time.perf_counter() < begun + 12 or "collector" not in roles(terminal.pid):
+            if not terminal.run(1) or time.perf_counter() > begun + 120:
+                raise SystemExit("soak: no ktop with its probes:\n"
+                                 + "\n".join(terminal.screen.display))
         since = time.perf_counter()
         with contextlib.suppress(KeyboardInterrupt):  # told to end: what there is counts
             while time.perf_counter() - since < minutes * 60:

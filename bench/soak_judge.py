@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- begin: soak -->", "<!-- end: soak -->"
-WINDOWS = 12  # at most: medians of so many parts of the run are what the trend is of
+WINDOWS = 8  # at most. Each is longer than a round of all keys: its lowest value is what is held
 FEWEST = 6
 FLAT, GROWS, NOISE = "flat", "GROWS", "noise"
 # (key of a sample, what it is called, unit, growth over the run that is none: of the level, at
@@ -34,10 +34,11 @@ Point = tuple[float, float]  # minute, value
 
 
 def windows(points: list[Point]) -> list[Point]:
-    """The medians of equal parts: loads and keys that come round are in each of them."""
+    """The lowest of each of equal parts: what is there only while a screen is open, or a load
+    goes on, is in none of them; what is not given back is."""
     parts = max(1, min(WINDOWS, len(points) // 3))
     cuts = [len(points) * n // parts for n in range(parts + 1)]
-    return [(statistics.median(m for m, _ in found), statistics.median(v for _, v in found))
+    return [(statistics.median(m for m, _ in found), min(v for _, v in found))
             for found in (points[a:b] for a, b in itertools.pairwise(cuts)) if found]
 
 
@@ -85,7 +86,7 @@ def judge(samples: list[dict[str, Any]], warm_min: float) -> dict[str, dict[str,
 
 def table(held: dict[str, dict[str, Any]]) -> list[str]:
     """For people."""
-    lines = ["| | at first | at the end | highest | grew by (95% sure) | |",
+    lines = ["| | lowest at first | lowest at the end | highest | grew by (95% sure) | |",
              "|---|---|---|---|---|---|"]
     for row in held.values():
         if row["said"] is None:
