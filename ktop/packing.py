@@ -5,20 +5,20 @@ for those after it: any frame is read with its keyframe and itself. Level and gr
 (bench/recording.py): on 300 processes under load, level 6 saves 8% for 2.5 times the CPU time,
 longer groups nothing, and a chain (each frame against the one before) a tenth.
 
-Where the bytes are (320 processes under the load of bench/recording.py, 41 KB a frame; each left
-out in turn): files 53% (use by process 12%, files 10%, folded opens 7%, opens 6%), processes 29%
-(run queue histograms 7%, cpu_pct, runq_wait_pct and off_cpu_pct 3% each), TCP 14% (events 11%),
-block 2%. No single field takes more than 5.5%.
+Where the bytes are (320 processes under the load of bench/recording.py, 45 KB a frame; each left
+out in turn): files 62% (files 18%, their use by process 13%, opens 6%, folded opens 6%), processes
+30% (run queue histograms 8%, cpu_pct, runq_wait_pct and off_cpu_pct 3% each), TCP 4%, block 2%.
 
 Tried and left out. Generic, on the recorded session: rates as whole deltas wherever that is exact
 to the bit (9% smaller, for 2.5 ms a frame), columns instead of rows (nothing), level 19 (5%), a
 group as one stream (7%, at level 19 12%, by xz 19%); without a single float it would be 44%
 smaller. By what the tables mean, on that load, each on top of those before: operations on files as
-counts (1.09x), a file's as those of its only user (1.02x), sums of run queue histograms from their
-buckets (1.01x), times of tasks as ns of their own interval (1.07x), time off CPU as what remains
-(1.02x), windows as when they began and rates a minute from them (1.08x), times of events as
-differences (1.04x), events as columns (1.03x), rows by identity (0.98x). All that gains is 1.4x,
-for ten recipes which know every table and are to be exact for ever.
+counts (1.14x), a file's as those of its only user (1.05x), sums of run queue histograms from their
+buckets (1.01x), times of tasks as ns of their own interval (1.08x), time off CPU as what remains
+(1.02x), windows as when they began and rates a minute from them (1.04x), times of events as
+differences (1.01x), rows by identity (0.98x), events as columns (1.00x). All that gains is 1.4x,
+with a chain and level 12 1.5x, for eight recipes which know every table, are to be exact for ever,
+and make each frame a walk through its group.
 
 Reading believes nothing: the size a blob claims is checked before memory is taken for it, zstandard
 stops at that size, and its checksum tells a damaged blob.
