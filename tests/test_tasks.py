@@ -89,6 +89,16 @@ def test_a_thread_that_ended_is_not_counted_twice() -> None:
     assert row is not None and row.cpu_pct == pytest.approx(10) and row.threads == 1
 
 
+def test_the_last_thread_of_many_is_its_process_again() -> None:
+    both = [record(10), record(11, tgid=10)]
+    found = table(both, both)
+    assert sorted(t.tid for t in found.threads()) == [10, 11]
+    found = table(both, both, both[:1])
+    assert found.threads() == [] and [p.pid for p in found.rows()] == [10]
+    found = table(both, both, [])
+    assert found.threads() == [] and found.rows() == []
+
+
 def test_born_since_counts_whole_older_does_not() -> None:
     t = table([record(10)],
               [record(10), record(20, start_boottime_ns=3 * SECOND // 2, cpu_ns=SECOND // 2),
