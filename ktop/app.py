@@ -310,7 +310,7 @@ def preload() -> None:
              for module in pkgutil.iter_modules(package.__path__)]
     for name in (*names, "regex", "tomlkit", "ktop.config_store", "difflib",
                  "concurrent.futures.thread", "textual.system_commands", "textual.pilot",
-                 "textual.layouts.factory", "rich._emoji_codes",
+                 "textual.layouts.factory", "rich._emoji_codes", "_sha2",
                  "rich.traceback", "encodings.idna"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
