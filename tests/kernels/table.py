@@ -99,7 +99,8 @@ def reasons(results: list[Result]) -> list[str]:
     for result in results:
         runs = ", ".join(f"{check} {day}" for check, day in sorted(result.get("runs", {}).items()))
         if runs:
-            found.append(f"- {result['kernel']} with bcc {result.get('bcc', '?')}: {runs}")
+            found.append(f"- {result['kernel']}: {runs}; the last run's bcc was "
+                         f"{result.get('bcc', '?')}")
     return found
 
 
