@@ -69,6 +69,7 @@ Interface = Callable[[Session], int]
 
 def collect_live(sock: socket.socket, options: Options) -> int:
     """The real collector."""
+    capabilities.go_first()
     capabilities.keep_only(capabilities.COLLECTOR)
     from ktop.collect.main import Options as CollectOptions
     from ktop.collect.main import serve

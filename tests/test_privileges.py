@@ -241,6 +241,9 @@ def test_the_real_collector_and_recorder(public: Path) -> None:  # noqa: F811
         users = {fields(pid)["Uid"].split()[0]: pid for pid in children(process.pid)}
         assert users.keys() == {"0", "65534"}
         had = bits("self", "CapPrm")
+        until(lambda: os.getpriority(os.PRIO_PROCESS, users["0"]) == capabilities.COLLECTOR_NICE,
+              "it goes first")
+        assert os.getpriority(os.PRIO_PROCESS, users["65534"]) == 0
         for pid, keep in ((process.pid, capabilities.SUPERVISOR), (users["0"], COLLECTOR),
                           (users["65534"], frozenset())):
             kept = had & mask(keep)
@@ -262,6 +265,15 @@ def test_a_command_without_a_process_tree_is_a_collector() -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+@AS_ROOT
+def test_who_chose_a_priority_keeps_it() -> None:
+    code = ("import os; os.nice(5); from ktop import capabilities as c; c.go_first()\n"
+            "chosen = os.nice(0); os.setpriority(os.PRIO_PROCESS, 0, 0); c.go_first()\n"
+            "first = os.nice(0); c.wait_your_turn(); print(chosen, first, os.nice(0))")
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+    assert said.stdout.split() == [b"5", b"-10", b"0"]
 
 
 # -- files -----------------------------------------------------------------------------------------

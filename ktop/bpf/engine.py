@@ -35,6 +35,8 @@ _MAX_FDS = 250
 TEND_TURNS = 4  # ticks until every link was asked whether it is still attached
 _PIECE = 1 << 15  # what one read of an iterator returns at most (bpf_seq_read: 8 pages of 4 KB)
 _BATCH = 512  # entries a batch: a hash bucket must fit, a big buffer costs its zeroing
+# Of a descriptor that is none: read(2) and, for what is known of a link, bpf(2).
+_CLOSED = (errno.EBADF, errno.EBADFD)
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,8 @@ class Engine:
         return found
 
     def _attached(self, p: Probe, fds: list[int]) -> bool:
-        """Whether it still is. A link that does not say what it holds (before 5.8): unless closed.
+        """Whether it still is: as long as the kernel does not say that it is closed, or that the
+        number is something else's now (EINVAL; of a link before 5.8 that says no more).
         """
         before = self._seen.get(p.name)
         try:
@@ -246,7 +249,9 @@ class Engine:
                 return before is None or before == self._seen[p.name]
             now = tuple(syscall.perf_enabled_ns(fd) for fd in fds[1:])
         except OSError as err:
-            return before is None and err.errno != errno.EBADF
+            if before is None:
+                return err.errno not in _CLOSED
+            return p.kind not in PERF_KINDS and err.errno not in (*_CLOSED, errno.EINVAL)
         self._seen[p.name] = now
         return before is None or len(before) != len(now) or all(
             new > old for new, old in zip(now, before, strict=True))
