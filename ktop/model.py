@@ -203,7 +203,10 @@ class ProcessEvent(Part):
 
     kind: `exec`, `exec_failed` or `exit`. code: exec_failed: the errno; exit: the exit status, None
     when a signal ended it (`signal`, `core_dumped`). error: errno's name. args: the command line;
-    args_cut: bytes of it that did not fit. lifetime_ns since fork, cpu_ns of the whole process.
+    args_cut: bytes of it that did not fit. lifetime_ns since fork.
+
+    cpu_ns: of the whole process, as far as the scheduler has accounted for it before the exit: at
+    most a tick (1 to 10 ms) too little; None: for nothing yet (update_curr(), sched/fair.c).
     """
 
     kind: str

@@ -37,7 +37,7 @@ def decode(raw: bytes, wall_offset_ns: int) -> ProcessEvent:
         cgroup=r.cgroup)
     if event.kind == "exit":
         number = r.code & 0x7F
-        event.lifetime_ns, event.cpu_ns = r.lifetime_ns, r.cpu_ns
+        event.lifetime_ns, event.cpu_ns = r.lifetime_ns, r.cpu_ns or None
         if number:
             event.signal, event.core_dumped = signal_name(number), bool(r.code & 0x80)
         else:

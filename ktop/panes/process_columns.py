@@ -208,7 +208,7 @@ def feed_columns(names: Names) -> list[Column]:
                style=quiet, help="container, pod or unit"),
         Column("cpu", "CPU", 6, lambda f: fmt.duration(f.event.cpu_ns), style=lambda _: "dim",
                kind="ns", value=lambda f: f.event.cpu_ns,
-               help="CPU time of its whole life"),
+               help="CPU time of its whole life, a tick too little at most; -: not known yet"),
         Column("command", "COMMAND", 20, lambda f: _event_command(f.event, f.args), "left",
                style=quiet, min_width=16, help="command line, with what did not fit"),
     ]
