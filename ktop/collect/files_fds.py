@@ -6,7 +6,9 @@ import os
 import resource
 from collections import deque
 from collections.abc import Iterable
+from heapq import nlargest
 from itertools import pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 from ktop.bpf.files_layer import FD_WORDS, FDS_STRUCT
@@ -92,6 +94,8 @@ class Track:
         that has run for hours may begin to leak.
         """
         known = min(WINDOW_NS, now - self.first_ns)
+        if len(self.changes) == 1:  # as of nearly all
+            return (None if known < GROWTH_NS else 0.0), known, False
         falling = self.fell_ns is not None and now - self.fell_ns < WINDOW_NS
         for window in dict.fromkeys(min(known, w) for w in _WINDOWS):
             if self._rises(now, window):
@@ -212,7 +216,7 @@ class DescriptorTable:
                           key=lambda hz: abs(hz - rate) / hz)
 
     def _make(self, now: int, most: int) -> tuple[list[Descriptors], int]:
-        rows = []
+        found = []
         for r in self._records:
             if not r.fds:
                 continue  # kernel threads
@@ -221,14 +225,13 @@ class DescriptorTable:
                 count = count_in_proc(r.tgid) or count
             growth, window, steady = self._tracks[r.tgid, r.start_boottime_ns].growth(now)
             limit = None if r.limit == _INFINITY else r.limit
-            rows.append(Descriptors(
-                pid=r.tgid, comm=comm(r.comm), cgroup=r.cgroup or None, open=count, limit=limit,
-                growth_per_min=growth, window_ns=window, steady=steady,
-                left_ns=left_ns(count, limit, growth) if steady else None))
-        if len(rows) > most:
-            rows.sort(key=lambda d: (d.steady, d.open / d.limit if d.limit else 0.0, d.open),
-                      reverse=True)
-        return rows[:most], max(0, len(rows) - most)
+            found.append((steady, count / limit if limit else 0.0, count, r, limit, growth, window))
+        kept = found if len(found) <= most else nlargest(most, found, key=itemgetter(0, 1, 2))
+        return [Descriptors(
+            pid=r.tgid, comm=comm(r.comm), cgroup=r.cgroup or None, open=count, limit=limit,
+            growth_per_min=growth, window_ns=window, steady=steady,
+            left_ns=left_ns(count, limit, growth) if steady else None)
+            for steady, _, count, r, limit, growth, window in kept], len(found) - len(kept)
 
     def rows(self) -> tuple[list[Descriptors], int]:
         """The rows of the last sample, and how many more there are."""
