@@ -153,6 +153,18 @@ def keep_only(keep: Collection[Cap], no_new_privs: bool = True) -> None:
             prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, cap)
 
 
+def become_collector() -> None:
+    """Of a process that is ours alone: what a collector may do, and before whom it is scheduled."""
+    go_first()
+    keep_only(COLLECTOR)
+
+
+def become_helper(keep: Collection[Cap]) -> None:
+    """Of a child that a collector has started: some of its capabilities, nobody's precedence."""
+    wait_your_turn()
+    keep_only(keep)
+
+
 def go_first() -> None:
     """Be scheduled before the work that is watched, where that is allowed: on a host with thirty
     runnable threads a CPU a sample is late by seconds, just when it is wanted (atop does the same).

@@ -197,8 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and args.command in COLLECTING:
         from ktop import capabilities
 
-        capabilities.go_first()
-        capabilities.keep_only(capabilities.COLLECTOR)  # of a process that is ours alone
+        capabilities.become_collector()
     if args.host is not None and args.command not in ELSEWHERE:
         parser.error(f"--host: ktop {args.command} is about this host or a file")
     try:

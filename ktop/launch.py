@@ -69,8 +69,7 @@ Interface = Callable[[Session], int]
 
 def collect_live(sock: socket.socket, options: Options) -> int:
     """The real collector."""
-    capabilities.go_first()
-    capabilities.keep_only(capabilities.COLLECTOR)
+    capabilities.become_collector()
     from ktop.collect.main import Options as CollectOptions
     from ktop.collect.main import serve
 

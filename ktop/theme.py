@@ -161,23 +161,27 @@ def _build(color: bool, theme: str = "default") -> dict[str, Style]:
 
 
 class _Current:
-    """What is in force in this process. wanted: colour, where the theme has any."""
+    """What is in force in this process. wanted: colour, where the theme has any. look: another
+    object whenever styles or glyphs are others."""
 
     glyphs: Glyphs = UNICODE
     theme: str = "default"
     wanted: bool = "NO_COLOR" not in os.environ
     styles: dict[str, Style] = _build(wanted)
+    look: object = object()
 
 
 def use_ascii(on: bool) -> None:
     """Draw with ASCII characters only, for locales and terminals that know no others."""
     _Current.glyphs = ASCII if on else UNICODE
+    _Current.look = object()
 
 
 def use_color(on: bool) -> None:
     """False: no colour at all, attributes stay (https://no-color.org)."""
     _Current.wanted = on
     _Current.styles = _build(color_on(), _Current.theme)
+    _Current.look = object()
 
 
 def use_theme(name: str) -> None:
@@ -186,6 +190,7 @@ def use_theme(name: str) -> None:
         raise KeyError(name)
     _Current.theme = name
     _Current.styles = _build(color_on(), name)
+    _Current.look = object()
 
 
 def current() -> str:
@@ -222,9 +227,9 @@ def style(name: str) -> Style:
     return _Current.styles[name]
 
 
-def look() -> tuple[object, object]:
-    """Styles and glyphs in force: other objects when another theme is chosen."""
-    return _Current.styles, _Current.glyphs
+def look() -> object:
+    """Of the styles and glyphs in force: another object when these are others."""
+    return _Current.look
 
 
 def color_on() -> bool:

@@ -280,8 +280,7 @@ def run(sock: socket.socket, options: dict[str, Any], log: int) -> None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
     from ktop import capabilities
 
-    capabilities.wait_your_turn()
-    capabilities.keep_only(capabilities.COMPILE)
+    capabilities.become_helper(capabilities.COMPILE)
     loader = Loader(options, log)
     loader.prepare_headers()
     module, loaded, flavour = loader.load_best()

@@ -301,8 +301,7 @@ def main() -> None:
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     from ktop import capabilities
 
-    capabilities.wait_your_turn()
-    capabilities.keep_only(capabilities.SYMBOLS)
+    capabilities.become_helper(capabilities.SYMBOLS)
     names = Names(load_libbcc())
     requests: queue.SimpleQueue[tuple[dict[str, Any], Maps] | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sock, requests), daemon=True).start()

@@ -10,7 +10,7 @@ import contextlib
 import os
 from dataclasses import dataclass, field
 
-from ktop.collect.proctext import figures, number, read_text, unescaped
+from ktop.collect.proctext import figures, number, read_number, read_text, unescaped
 from ktop.model import Process
 from ktop.model_pressure import IoLimit, MemoryGroup, Pressure
 from ktop.text import clean
@@ -221,7 +221,7 @@ class PressureLayer:
     def _limit(directory: str, v1: bool) -> int | None:
         """Bytes that the group may use; None without a limit."""
         names = ("memory.limit_in_bytes",) if v1 else ("memory.max", "memory.high")
-        found = [number(read_text(f"{directory}/{name}")) for name in names]
+        found = [read_number(f"{directory}/{name}") for name in names]
         return min((n for n in found if n is not None and n < _NO_LIMIT), default=None)
 
     def _group(self, row: MemoryGroup, interval: int | None) -> MemoryGroup:
@@ -229,15 +229,13 @@ class PressureLayer:
         v1 = "memory" in self._roots
         directory = self._roots["memory" if v1 else "unified"] + row.path
         row.limit_bytes = self._limit(directory, v1)
-        row.usage_bytes = number(read_text(
-            f"{directory}/memory.{'usage_in_bytes' if v1 else 'current'}"))
-        events = dict(line.split() for line in read_text(
-            f"{directory}/memory.{'oom_control' if v1 else 'events'}").splitlines()
-            if len(line.split()) == 2)
-        row.oom_kills_total = number(events.get("oom_kill", ""))
+        row.usage_bytes = read_number(
+            f"{directory}/memory.{'usage_in_bytes' if v1 else 'current'}")
+        events = figures(read_text(f"{directory}/memory.{'oom_control' if v1 else 'events'}"))
+        row.oom_kills_total = events.get("oom_kill")
         # v2 counts charges over memory.high apart from those that met memory.max
-        met = [n for n in (number(events.get(k, "")) for k in ("high", "max")) if n is not None]
-        hits = (number(read_text(f"{directory}/memory.failcnt")) if v1
+        met = [events[name] for name in ("high", "max") if name in events]
+        hits = (read_number(f"{directory}/memory.failcnt") if v1
                 else sum(met) if met else None)
         psi = None if v1 else psi_totals(read_text(f"{directory}/memory.pressure")).get("some")
         refaults = sum(value for name, value in figures(read_text(

@@ -33,6 +33,11 @@ def number(text: str) -> int | None:
     return int(text) if digits.isascii() and digits.isdigit() and len(digits) <= 20 else None
 
 
+def read_number(path: str) -> int | None:
+    """The number that a file has; None when it cannot be read or has none."""
+    return number(read_text(path))
+
+
 def unescaped(text: str) -> str:
     """A path as /proc/mounts spells it: blanks, line ends and backslashes are octal there."""
     return _OCTAL.sub(lambda found: chr(int(found.group(1), 8) & 255), text)

@@ -82,17 +82,21 @@ class TcpLayer(RingLayer):
 
     def drain(self) -> None:
         """Empty the event ring; called between ticks too, so that a burst finds room."""
-        if self._ring is None:
-            return
-        raws = self._take()
-        if raws:  # some may have been told
+        if self._fetch():  # some may have been told
             self._refill()
+
+    def _fetch(self) -> bool:
+        """Take what is in the event ring; whether there was anything."""
+        if self._ring is None:
+            return False
+        taken = raws = self._take()
         if self._dns is not None:
             raws = self._dns.take(raws)
         records = [decode(raw) for raw in raws]
         room = max(0, _PENDING - len(self._pending))
         self._overflow += max(0, len(records) - room)
         self._pending += records[:room]
+        return bool(taken)
 
     def _count(self) -> None:
         """Read the counters at once after the ring, so that they say what the events say."""
@@ -107,7 +111,7 @@ class TcpLayer(RingLayer):
 
     def update(self, tick: Tick) -> Tcp:
         """One tick: everything since the last."""
-        self.drain()
+        self._fetch()
         self._refill()
         self._count()
         records, self._pending = self._pending, []

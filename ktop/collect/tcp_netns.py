@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ktop.collect.proctext import number, read_text
+from ktop.collect.proctext import number, read_number, read_text
 from ktop.model import Process
 from ktop.model_tcp import Interface, Namespace
 from ktop.text import clean
@@ -49,6 +49,7 @@ class Namespaces:
 
     def __init__(self) -> None:
         self.refused: str | None = None                   # why others cannot be entered
+        self._returns = False                             # our own was entered: there is a way back
         try:
             self._own_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             self.own = os.fstat(self._own_fd).st_ino
@@ -155,6 +156,8 @@ class Namespaces:
             try:
                 if os.fstat(fd).st_ino != inode:
                     continue
+                if not self._can_return():
+                    return False
                 _setns(fd)
             except OSError as err:
                 if err.errno == errno.EPERM:
@@ -164,6 +167,17 @@ class Namespaces:
                 os.close(fd)
             return True
         return False
+
+    def _can_return(self) -> bool:
+        """Never go where no way leads back from: what /proc gave as our own must be a namespace."""
+        try:
+            if not self._returns:
+                _setns(self._own_fd)
+                self._returns = True
+        except OSError as err:
+            why = "not permitted" if err.errno == errno.EPERM else err.strerror
+            self.refused = f"other network namespaces: {why}"
+        return self._returns
 
     def close(self) -> None:
         """Let go of our own namespace's descriptor."""
@@ -200,10 +214,6 @@ def named_pairs(text: str, section: str) -> dict[str, int]:
     return {name: value for name, value in values if value is not None}
 
 
-def _number(path: str) -> int | None:
-    return number(read_text(path))
-
-
 def conntrack_stat(text: str) -> dict[str, int]:
     """/proc/net/stat/nf_conntrack: hexadecimal, a line per CPU; sums by the header's names."""
     lines = [line.split() for line in text.splitlines()]
@@ -226,13 +236,13 @@ def read_counters() -> Counters:
     words = next((line.split() for line in read_text(_NET + "sockstat").splitlines()
                   if line.startswith("TCP:")), [])
     tw = next((number(value) for name, value in itertools.pairwise(words) if name == "tw"), None)
-    limit = _number(_CONNTRACK + "max")
+    limit = read_number(_CONNTRACK + "max")
     track = conntrack_stat(read_text(_NET + "stat/nf_conntrack")) if limit is not None else {}
     drops = (track["drop"] + track.get("early_drop", 0)) if "drop" in track else None
     return Counters(
         tcp.get("OutSegs"), tcp.get("RetransSegs"), ext.get("ListenOverflows"),
         ext.get("ListenDrops"), tw,
-        _number(_CONNTRACK + "count"), limit, track.get("insert_failed"), drops)
+        read_number(_CONNTRACK + "count"), limit, track.get("insert_failed"), drops)
 
 
 class InterfaceTotals(NamedTuple):

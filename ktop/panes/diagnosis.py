@@ -273,9 +273,8 @@ class DiagnosisPane(ViewPane):
         """The pipe or finding that the view speaks of: under the cursor, else the first."""
         if report is None or self.view not in self.subjects:
             return None
-        rows: list[Any] = self.query_one(f"#{self.view}-table", VirtualTable).rows
-        chosen = self.query_one(f"#{self.view}-table", VirtualTable).selected_row
-        found: Pipe | FindingRow | None = chosen or (rows[0] if rows else None)
+        table = self.query_one(f"#{self.view}-table", VirtualTable)
+        found: Pipe | FindingRow | None = table.selected_row or next(iter(table.rows), None)
         return found
 
     @staticmethod
@@ -309,8 +308,7 @@ class DiagnosisPane(ViewPane):
 
     def _past(self, report: Report) -> dict[str, tuple[float | None, ...]]:
         """The last figures of what is spoken of, by their text."""
-        row = self._row_asked(report) if self.view in self.subjects else None
-        row = row or self._verdict_pipe(report)
+        row = self._row_asked(report) or self._verdict_pipe(report)
         ticks = list(self._history.ticks)[-SPARK:]
         found: dict[str, list[float | None]] = {e.text: [] for e in report.verdict.evidence}
         for tick in ticks:

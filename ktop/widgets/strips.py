@@ -7,6 +7,7 @@ Every widget of ktop is a pure function from its data and a size to a list of St
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from rich.cells import cell_len, get_character_cell_size
 from rich.segment import Segment
@@ -72,48 +73,13 @@ def cell(text: str, width: int, align: str, name: str) -> list[Piece]:
     return [blank, (text, name)] if align == "right" else [(text, name), blank]
 
 
-class _Made:
-    """The strips made last: most lines of a picture are those of the picture before. What was not
-    asked for while `LIMIT` others were made is forgotten. Good for one set of styles and glyphs."""
-
-    LIMIT = 256
-
-    def __init__(self) -> None:
-        self._new: dict[object, Strip] = {}
-        self._old: dict[object, Strip] = {}
-        self._look: tuple[object, object] | None = None
-
-    def get(self, key: object) -> Strip | None:
-        """The strip that was put under a key."""
-        look = theme.look()
-        if self._look is None or self._look[0] is not look[0] or self._look[1] is not look[1]:
-            self._new, self._old, self._look = {}, {}, look
-        found = self._new.get(key)
-        if found is None and (found := self._old.get(key)) is not None:
-            self.put(key, found)
-        return found
-
-    def put(self, key: object, strip: Strip) -> None:
-        """Remember one."""
-        if len(self._new) >= self.LIMIT:
-            self._old, self._new = self._new, {}
-        self._new[key] = strip
-
-
-_made = _Made()
-
-
 def strip(pieces: Iterable[Piece], width: int | None = None) -> Strip:
     """A Strip of (text, style name) pieces, cut or padded to `width` cells when given."""
-    key = (tuple(pieces), width)
-    found = _made.get(key)
-    if found is None:
-        found = _strip(*key)
-        _made.put(key, found)
-    return found
+    return _strip(tuple(pieces), width, theme.look())
 
 
-def _strip(pieces: Iterable[Piece], width: int | None) -> Strip:
+@lru_cache(512)  # most lines of a picture are those of the picture before
+def _strip(pieces: tuple[Piece, ...], width: int | None, look: object) -> Strip:
     runs: list[list[str]] = []  # neighbours of one style are one segment: fewer escape sequences
     for text, name in pieces:
         if width is not None:
