@@ -6,11 +6,12 @@ import time
 
 import msgspec
 import pytest
-from frames import SECOND, make_frame, make_hist
+from frames import SECOND, make_hist
+from narrowkit import frame_with, untouched
 from test_panes import PaneApp
 
 from ktop import hist
-from ktop.model import Frame, Hist
+from ktop.model import Hist
 from ktop.model_block import Block, BlockOp, BlockUser, Device, Limit, SlowIo
 from ktop.narrow.block import narrow, notes
 from ktop.panes import BlockPane
@@ -52,18 +53,8 @@ def made() -> Block:
               SlowIo(1, "sda", "read", 1, 1, 9)])
 
 
-def frame_with(layer: Block) -> Frame:
-    frame = make_frame(2)
-    frame.block = layer
-    return frame
-
-
 def scoped(members: Members) -> Block:
-    layer = made()
-    before = msgspec.msgpack.encode(layer)
-    found = narrow(layer, members, frame_with(layer))
-    assert msgspec.msgpack.encode(layer) == before
-    return found
+    return untouched(narrow, made(), members)
 
 
 def test_one_process() -> None:

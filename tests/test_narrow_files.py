@@ -6,7 +6,8 @@ import time
 
 import msgspec
 import pytest
-from frames import SECOND, make_frame, make_hist
+from frames import SECOND, make_hist
+from narrowkit import frame_with, untouched
 from test_panes import PaneApp, picture
 
 from ktop import hist
@@ -70,18 +71,8 @@ def made() -> Files:
         cache=PageCache(1, 2, 3, 4, [Throttled(1, "one", 10, 1.0), Throttled(3, "x", 20, 1.0)]))
 
 
-def frame_with(layer: Files) -> Frame:
-    frame = make_frame(2)
-    frame.files = layer
-    return frame
-
-
 def scoped(members: Members) -> Files:
-    layer = made()
-    before = msgspec.msgpack.encode(layer)
-    found = narrow(layer, members, frame_with(layer))
-    assert msgspec.msgpack.encode(layer) == before
-    return found
+    return untouched(narrow, made(), members)
 
 
 def test_one_process() -> None:

@@ -6,11 +6,12 @@ import time
 
 import msgspec
 import pytest
-from frames import SECOND, make_frame
+from frames import SECOND
+from narrowkit import frame_with, untouched
 from test_panes import PaneApp
 
 from ktop import hist
-from ktop.model import Frame, Hist
+from ktop.model import Hist
 from ktop.model_tcp import (
     Connection,
     Dns,
@@ -78,18 +79,8 @@ def made() -> Tcp:
                 owner(None, None, 2)])
 
 
-def frame_with(layer: Tcp) -> Frame:
-    frame = make_frame(2)
-    frame.tcp = layer
-    return frame
-
-
 def scoped(members: Members) -> Tcp:
-    layer = made()
-    before = msgspec.msgpack.encode(layer)
-    found = narrow(layer, members, frame_with(layer))
-    assert msgspec.msgpack.encode(layer) == before
-    return found
+    return untouched(narrow, made(), members)
 
 
 def test_one_process() -> None:
