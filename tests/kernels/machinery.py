@@ -79,8 +79,8 @@ def delayed(device: str, ms: int) -> Iterator[Delayed]:
 def ram_disk(where: Path, megabytes: int = 192, held_ms: int = 0) -> Iterator[Path]:
     """ext4 on a loop device in memory, mounted. held_ms: what each request takes.
 
-    Its memory is taken here: else it would be charged to who writes, in whose control group it
-    could not be reclaimed.
+    Its memory is taken here, and mkfs must not give it back: else it would be charged to who
+    writes, in whose control group it could not be reclaimed, which ends in its OOM killer.
     """
     where.mkdir(parents=True, exist_ok=True)
     image = Path("/dev/shm/ktop-kernels.img")
@@ -88,7 +88,7 @@ def ram_disk(where: Path, megabytes: int = 192, held_ms: int = 0) -> Iterator[Pa
         os.posix_fallocate(f.fileno(), 0, megabytes << 20)
     run("modprobe loop")
     run("modprobe ext4")
-    run(f"mkfs.ext4 -q -O ^has_journal {image}")
+    run(f"mkfs.ext4 -q -E nodiscard -O ^has_journal {image}")
     loop = run(f"losetup --find --show {image}").strip()
     mapped = Delayed(loop, held_ms) if held_ms else None
     run(f"mount {f'/dev/{mapped.name}' if mapped is not None else loop} {where}")

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -186,51 +187,61 @@ def test_the_queue_is_as_long_as_there_are_hogs(collector: Collector, proved: Pr
 
 THRASH = """
 import mmap, os, random, sys
-open(sys.argv[1] + "/cgroup.procs", "w").write("0")
 f = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
-for i in range(60): os.pwrite(f, os.urandom(1 << 20), i << 20)
+for i in range(60): os.pwrite(f, bytes(1 << 20), i << 20)
 os.fsync(f)
+os.posix_fadvise(f, 0, 0, os.POSIX_FADV_DONTNEED)  # what is read is charged to the group
+open(sys.argv[1] + "/cgroup.procs", "w").write("0")
 m, n = mmap.mmap(f, 60 << 20, prot=mmap.PROT_READ), 0
 print(flush=True)
 while True: n += m[random.randrange(60 << 20)]
 """
+GROUP_RECLAIM = ("vmscan/mm_vmscan_memcg_reclaim_begin", "vmscan/mm_vmscan_memcg_reclaim_end")
 
 
 def test_reclaim_for_a_control_groups_limit(collector: Collector, proved: Proved,
                                             disk: Path) -> None:
+    """As often as the kernel's own trace of the same events."""
     group = Path("/sys/fs/cgroup/ktopkernels")
     group.mkdir()
     (group / "memory.max").write_text(str(24 << 20))
-    names = ("reclaim_group_enter", "reclaim_group_leave")
+    names, path = ("reclaim_group_enter", "reclaim_group_leave"), disk / "thrash"
     before = runs(collector, *names)
     try:
-        with statistics(), started(THRASH, str(group), str(disk / "thrash")) as p:
+        with statistics(), traced(*GROUP_RECLAIM) as told, started(
+                THRASH, str(group), str(path)) as p:
             collector.tick()
-            time.sleep(2)
-            mine = row(collector.tick(), p.pid)
-            assert mine.waits_pct is not None
-            assert mine.waits_pct.get("reclaim", 0) + mine.waits_pct.get("memory", 0) > 1
-            os.kill(p.pid, 19)  # between two reclaims, not in one
-            time.sleep(0.2)
-            after = runs(collector, *names)
+            for _ in range(30):
+                time.sleep(1)
+                waits = row(collector.tick(), p.pid).waits_pct or {}
+                if stalled := waits.get("reclaim", 0) + waits.get("memory", 0) > 1:
+                    break
+            os.kill(p.pid, signal.SIGSTOP)  # it stops between two reclaims, not in one
+            while Path(f"/proc/{p.pid}/stat").read_text().rpartition(") ")[2][0] != "T":
+                time.sleep(0.05)
+            after, truth = runs(collector, *names), told()
     finally:
         while (group / "cgroup.procs").read_text():
             time.sleep(0.05)
         group.rmdir()
-    entered, left = (after[n] - before[n] for n in names)
-    assert entered > 10
-    for name in names:
-        proved(name, left, entered)
+        path.unlink(missing_ok=True)
+    assert stalled, waits
+    assert truth[0] > 10
+    for name, there_were in zip(names, truth, strict=True):
+        proved(name, after[name] - before[name], there_were)
 
 
 RECLAIM = ("vmscan/mm_vmscan_direct_reclaim_begin", "vmscan/mm_vmscan_direct_reclaim_end")
 
 
 def test_direct_reclaim_of_the_host(collector: Collector, proved: Proved, disk: Path) -> None:
-    """As often as the kernel's own trace of the same events. /proc/vmstat counts its attempts."""
-    reserve = Path("/proc/sys/vm/min_free_kbytes")
-    kept, free_kb = reserve.read_text(), os.sysconf("SC_AVPHYS_PAGES") * 4
-    names = ("reclaim_enter", "reclaim_leave")
+    """As often as the kernel's own trace of the same events. /proc/vmstat counts its attempts.
+
+    A file of 60 MB is read when 30 MB are free above the reserve. What is cached goes before that:
+    else kswapd frees enough of it, and nobody has to.
+    """
+    reserve, drop = (Path(f"/proc/sys/vm/{n}") for n in ("min_free_kbytes", "drop_caches"))
+    names, kept = ("reclaim_enter", "reclaim_leave"), reserve.read_text()
     before, big = runs(collector, *names), disk / "big"
     try:
         with statistics(), traced(*RECLAIM) as told:
@@ -238,20 +249,22 @@ def test_direct_reclaim_of_the_host(collector: Collector, proved: Proved, disk: 
                 for _ in range(60):
                     f.write(bytes(1 << 20))
             os.sync()
-            reserve.write_text(str(free_kb - 30_000))
-            for _ in range(10):
+            for _ in range(20):
+                drop.write_text("3")
+                reserve.write_text(str(os.sysconf("SC_AVPHYS_PAGES") * 4 - 30_000))
                 with big.open("rb") as f:
                     while f.read(1 << 20):
                         pass
+                reserve.write_text(kept)
                 if told()[0] >= 5:
                     break
-            reserve.write_text(kept)
-            time.sleep(0.2)  # until who is in it has left it
+            while len(set(told())) > 1:  # until who is in it has left it
+                time.sleep(0.05)
             after, truth = runs(collector, *names), told()
     finally:
         reserve.write_text(kept)
         big.unlink(missing_ok=True)
-    assert truth[0] > 0
+    assert truth[0] >= 5
     for name, there_were in zip(names, truth, strict=True):
         proved(name, after[name] - before[name], there_were)
 
