@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import compress
+from operator import ne, or_
 
 from rich.cells import cell_len, get_character_cell_size
 
@@ -203,6 +205,9 @@ class Cells:
             texts += found[0]
             styles += found[1]
         room = max(0, min(limit, self.width - x, len(texts)))
+        if room == len(texts) == self.width:
+            self._next[y] = Line(texts, styles)
+            return
         line = self._next.get(y)
         if line is None:
             line = self._next[y] = self._lines[y].copy()
@@ -249,9 +254,10 @@ class Cells:
 
     def _runs(self, y: int, old: Line, line: Line) -> None:
         """The cells that differ, and what is cheaper to write again than to jump over."""
-        changed = [x for x, (a, b, c, d) in
-                   enumerate(zip(old.texts, line.texts, old.styles, line.styles, strict=True))
-                   if a != b or c != d]
+        differs = map(ne, old.texts, line.texts)
+        if old.styles != line.styles:
+            differs = map(or_, differs, map(ne, old.styles, line.styles))
+        changed = list(compress(range(len(line.texts)), differs))
         tail = _blank_from(line)
         blanks = [x for x in changed if x >= tail]
         erase = blanks[0] if blanks and blanks[-1] - blanks[0] >= 3 else None

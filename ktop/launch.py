@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 GRACE_S = 3.0
 HEADLESS_GRACE_S = 30.0  # a recorder may have to wait for a disk
 RESTART, NEW, DEAD = b"restart", b"new", b"dead "
+GARBAGE = 10_000  # new objects, more than a tick keeps, after which the UI looks for garbage
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -78,7 +79,8 @@ def collect_live(sock: socket.socket, options: Options) -> int:
 
 
 def interface_live(session: Session) -> int:
-    """The real UI. Nothing of what it imports is garbage or will be: it is not looked through.
+    """The real UI. Nothing of what it imports is garbage or will be: it is not looked through. And
+    what a tick makes is mostly gone by itself when it is: garbage is looked for less often.
 
     asyncio works without OpenSSL, which is 4 MB that nobody here would use.
     """
@@ -87,6 +89,7 @@ def interface_live(session: Session) -> int:
     from ktop.app import main
 
     gc.freeze()
+    gc.set_threshold(GARBAGE)
     gc.enable()
     return main(session)
 

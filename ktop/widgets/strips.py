@@ -83,8 +83,9 @@ def _strip(pieces: tuple[Piece, ...], width: int | None, look: object) -> Strip:
     runs: list[list[str]] = []  # neighbours of one style are one segment: fewer escape sequences
     for text, name in pieces:
         if width is not None:
-            text, used = shown(text, width)
-            width -= used
+            if len(text) > width or not text.isascii():
+                text = shown(text, width)[0]
+            width -= cells(text)
         if not text:
             continue
         if runs and runs[-1][1] == name:
@@ -109,8 +110,12 @@ class Remembering(Widget):
         """The lines of that part."""
         cache, answer = self._styles_cache, self._answer
         if answer is None or answer[0] != crop or cache._dirty_lines or not cache._cache:
+            self.prepare()
             answer = self._answer = crop, super().render_lines(crop)
         return answer[1]
+
+    def prepare(self) -> None:
+        """Lines are about to be asked for."""
 
 
 class Box(Remembering, Container):
@@ -134,8 +139,7 @@ class StripWidget(Remembering):
         """The whole picture for this size: at most `height` lines of `width` cells each."""
         raise NotImplementedError
 
-    def _draw(self) -> list[Strip]:
-        width, height = self.size
+    def _draw(self, width: int, height: int) -> list[Strip]:
         drawn: Sequence[Strip] = self.lines(width, height)[:height] if width and height else []
         blank = Strip.blank(width)
         return [*drawn, *([blank] * (height - len(drawn)))]
@@ -145,7 +149,7 @@ class StripWidget(Remembering):
         width, height = self.size
         if not width or not height or not self.is_attached:
             return
-        old, self._painted = self._painted, self._draw()
+        old, self._painted = self._painted, self._draw(width, height)
         if self._painted_size != (width, height) or len(old) != height:
             self._painted_size = (width, height)
             self.refresh()
@@ -161,14 +165,19 @@ class StripWidget(Remembering):
         if regions:
             self.refresh(*regions)
 
+    def prepare(self) -> None:
+        """A picture of this size, if the last was of another. Once for all lines: to ask for the
+        size takes Textual longer than to give a line."""
+        width, height = self.size
+        if self._painted_size != (width, height):
+            self._painted_size = (width, height)
+            self._painted = self._draw(width, height)
+
     def render_line(self, y: int) -> Strip:
         """One line of the picture, for the compositor."""
-        if self._painted_size != tuple(self.size):
-            self._painted_size = (self.size.width, self.size.height)
-            self._painted = self._draw()
         if y < len(self._painted):
             return self._painted[y]
-        return Strip.blank(self.size.width)
+        return Strip.blank(self._painted_size[0])
 
     def on_resize(self, _event: events.Resize) -> None:
         """A new size is a new picture."""

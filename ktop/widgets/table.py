@@ -187,8 +187,8 @@ class VirtualTable(StripWidget, can_focus=True):
             rows = interleave(rows, children, self.identity)
         old_keys, old_index = self._keys, self._index
         self._rows = rows
-        self._keys = [self._key(row) for row in rows]
-        self._index = {key: i for i, key in enumerate(self._keys)}
+        self._keys = list(map(self.identity if self.folding is None else self._key, rows))
+        self._index = dict(zip(self._keys, range(len(rows)), strict=True))
         self._follow(old_keys, old_index)
         self.repaint()
 
@@ -255,8 +255,8 @@ class VirtualTable(StripWidget, can_focus=True):
         """Rows that fit below the header."""
         return max(1, self.size.height - self._head)
 
-    def _clamp(self) -> None:
-        self.top = max(0, min(self.top, len(self._rows) - self.page))
+    def _clamp(self, page: int = 0) -> None:
+        self.top = max(0, min(self.top, len(self._rows) - (page or self.page)))
 
     def _highlighted(self) -> None:
         self.post_message(self.Highlighted(self, self.selected, self.selected_row))
@@ -399,7 +399,7 @@ class VirtualTable(StripWidget, can_focus=True):
 
     def lines(self, width: int, height: int) -> list[Strip]:
         """Header, then the rows in view."""
-        self._clamp()
+        self._clamp(max(1, height - self._head))
         shown = self._plan(width)
         drawn = [self._filter_line(width)] if self._head > 1 else []
         drawn.append(self._header(shown, width))
