@@ -44,6 +44,17 @@ STAT = (b"77 (a) b (c) R 1 77 77 0 -1 4194304 5 0 0 0 250 50 0 0 25 5 7 0 123456
         + b"0 " * 14 + b"17 3 40 1 0 0 0 0 0 0 1000 1064 0 0 0\n")
 
 
+def test_digits_that_are_no_number() -> None:
+    """`²`.isdigit() is true; int() refuses it, two signs, and more digits than any number has."""
+    for lie in ("²", "--5", "9" * 5000):
+        found = {"VmRSS": f"{lie} kB", "SigQ": f"{lie}/5", "Uid": f"{lie} 1 {lie} 3"}
+        assert proc.size(found, "VmRSS") is None
+        proc.credentials(found, 40)
+        (row,) = proc.limits(f"head\n{'Max open files':26}{lie} unlimited files".encode())
+        assert (row.soft, row.hard) == (None, UNLIMITED)
+        assert kind_of(f"socket:[{lie}]".encode())[2] is None
+
+
 def test_stat_of_a_command_with_brackets_and_spaces() -> None:
     fields = proc.stat(STAT)
     assert (fields.comm, fields.state, fields.threads) == ("a) b (c", "R", 7)
@@ -138,7 +149,8 @@ def test_stack_and_syscall() -> None:
     assert syscall_name(b"running\n", names) == "running"
     assert syscall_name(b"-1 0x1 0x2\n", names) == "none"
     assert syscall_name(b"999 0x1\n", names) == "syscall 999"
-    assert syscall_name(b"", names) is None
+    for lie in (b"", b"--5", "²".encode(), b"9" * 5000):
+        assert syscall_name(lie, names) is None
 
 
 def test_another_pid_namespace_is_noticed() -> None:

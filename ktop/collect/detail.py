@@ -22,6 +22,7 @@ from ktop.collect.detail_fds import Descriptors, read_at
 from ktop.collect.detail_threads import Threads
 from ktop.collect.host import Lookups
 from ktop.collect.proc import UNREADABLE
+from ktop.collect.proctext import number
 from ktop.model import Frame, ProcessEvent, Thread
 from ktop.model_detail import Detail, Ended, Memory, Namespace
 from ktop.text import clean
@@ -157,8 +158,7 @@ class _Process:
 
 
 def _inode(link: str) -> int:
-    number = link.partition("[")[2].rstrip("]")
-    return int(number) if number.isdigit() else 0
+    return number(link.partition("[")[2].rstrip("]")) or 0
 
 
 def _own_namespace(kind: str) -> int | None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from operator import attrgetter
 
+from ktop.collect import proctext
 from ktop.collect.files_events import open_flags
 from ktop.model_detail import DESCRIPTORS_PER_FRAME, Descriptor
 from ktop.text import clean
@@ -52,8 +53,8 @@ def kind_of(target: bytes) -> tuple[str, str, int | None]:
     text = clean(target)
     for kind in ("socket", "pipe"):
         if text.startswith(f"{kind}:["):
-            number = text[len(kind) + 2:-1]
-            return kind, f"{kind} {number}", int(number) if number.isdigit() else None
+            inode = text[len(kind) + 2:-1]
+            return kind, f"{kind} {inode}", proctext.number(inode)
     if found := _ANON.match(text):
         return found.group(1) or "anonymous", "", None
     if text.startswith("/memfd:"):
@@ -144,7 +145,7 @@ class Sockets:
     def _line(self, name: str, line: bytes) -> None:
         words = line.decode("utf-8", "backslashreplace").split(None, 7 if name == "unix" else -1)
         at = 6 if name == "unix" else 9
-        if len(words) <= at or not words[at].isdigit() or int(words[at]) not in self._wanted:
+        if len(words) <= at or proctext.number(words[at]) not in self._wanted:
             return
         with contextlib.suppress(ValueError, IndexError):
             inode, text = unix_line(words) if name == "unix" else inet_line(name, words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from ktop.collect.proctext import number
 from ktop.model_detail import (
     UNLIMITED,
     Credentials,
@@ -79,13 +80,18 @@ def fields(raw: bytes) -> dict[str, str]:
 def size(found: dict[str, str], name: str) -> int | None:
     """The first word of a field as a number; `kB` are 1024 bytes."""
     words = found.get(name, "").split()
-    if not words or not words[0].lstrip("-").isdigit():
-        return None
-    return int(words[0]) * (1024 if words[1:] == ["kB"] else 1)
+    value = number(words[0]) if words else None
+    return None if value is None else value * (1024 if words[1:] == ["kB"] else 1)
+
+
+def _count(word: str) -> int | None:
+    value = number(word)
+    return value if value is not None and value >= 0 else None
 
 
 def _numbers(found: dict[str, str], name: str) -> list[int]:
-    return [int(word) for word in found.get(name, "").split() if word.isdigit()]
+    values = map(_count, found.get(name, "").split())
+    return [value for value in values if value is not None]
 
 
 def capabilities(mask: int) -> list[str]:
@@ -140,7 +146,7 @@ def limits(raw: bytes) -> list[ResourceLimit]:
         name, words = line[:26].strip(), line[26:].split()
         if len(words) < 2:
             continue
-        soft, hard = (UNLIMITED if word == "unlimited" else int(word) if word.isdigit() else None
+        soft, hard = (UNLIMITED if word == "unlimited" else _count(word)
                       for word in words[:2])
         rows.append(ResourceLimit(clean(name.removeprefix("Max "), 26), soft, hard,
                                   clean(words[2], 16) if len(words) > 2 else ""))
@@ -154,8 +160,7 @@ def used(name: str, found: dict[str, str], main: Stat, open_files: int | None) -
     if name == "cpu time":
         return main.cpu_ns // 1_000_000_000
     if name == "pending signals":  # of its user
-        word = found.get("SigQ", "").partition("/")[0]
-        return int(word) if word.isdigit() else None
+        return _count(found.get("SigQ", "").partition("/")[0])
     if name == "realtime priority":
         return main.rt_priority
     field = {"data size": "VmData", "stack size": "VmStk", "resident set": "VmRSS",

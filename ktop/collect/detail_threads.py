@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from ktop.collect.detail_fds import read_at
 from ktop.collect.detail_proc import stat
+from ktop.collect.proctext import number
 from ktop.model import Thread
 from ktop.model_detail import THREADS_PER_FRAME, ThreadDetail
 from ktop.text import clean
@@ -33,10 +34,10 @@ def syscall_name(raw: bytes, names: Mapping[int, str]) -> str | None:
     word = raw.split(None, 1)[0].decode("ascii", "replace") if raw.split() else ""
     if word == "running":
         return word
-    if not word.lstrip("-").isdigit():
+    called = number(word)
+    if called is None:
         return None
-    number = int(word)
-    return "none" if number < 0 else names.get(number, f"syscall {number}")
+    return "none" if called < 0 else names.get(called, f"syscall {called}")
 
 
 class Threads:
