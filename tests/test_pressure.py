@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from ktop.collect import pressure
+from ktop.collect.memory import memory
 from ktop.collect.pressure import PressureLayer
+from ktop.collect.proctext import figures
 from ktop.model import Process
 
 
@@ -20,10 +22,10 @@ def test_psi_totals() -> None:
 
 
 def test_vmstat_sums_over_zones_and_kinds() -> None:
-    found = pressure.vmstat_totals(
+    found = pressure.vmstat_totals(figures(
         "allocstall_dma 1\nallocstall_normal 2\npgscan_direct 10\npgscan_direct_throttle 7\n"
         "workingset_refault_anon 3\nworkingset_refault_file 4\nworkingset_activate_file 100\n"
-        "pswpin 5\noom_kill 6\n")
+        "pswpin 5\noom_kill 6\n"))
     assert found["direct_reclaims_per_s"] == 3 and found["scanned_direct_per_s"] == 10
     assert found["refaults_per_s"] == 7 and found["swap_in_per_s"] == 5
     assert found["oom_kills_per_s"] == 6
@@ -74,15 +76,15 @@ def test_the_nearest_group_with_a_limit(tmp_path: Path, monkeypatch: pytest.Monk
                         ("oom_control", "oom_kill_disable 0\noom_kill 2\n")):
         (top / f"memory.{name}").write_text(value)
     found = layer(tmp_path, monkeypatch, memory=str(tmp_path), blkio=str(tmp_path))
-    first = found.update([own_row(memory=50.0)], 10**9, None).groups[0]
+    first = found.update([own_row(memory=50.0)], 10**9, None, memory()).groups[0]
     assert (first.path, first.limit_bytes, first.usage_bytes) == ("/top", 1000, 990)
     assert first.limit_hits_per_s is None and first.pids == [os.getpid()]
     (top / "memory.failcnt").write_text("30")
     (top / "memory.stat").write_text("workingset_refault_file 9\n")
-    second = found.update([own_row(reclaim=50.0)], 2 * 10**9, 2 * 10**9).groups[0]
+    second = found.update([own_row(reclaim=50.0)], 2 * 10**9, 2 * 10**9, memory()).groups[0]
     assert (second.limit_hits_per_s, second.refaults_per_s) == (10.0, 2.0)
     assert second.oom_kills_total == 2
-    assert found.update([own_row(memory=1.0)], 3 * 10**9, 10**9).groups == []
+    assert found.update([own_row(memory=1.0)], 3 * 10**9, 10**9, memory()).groups == []
 
 
 def test_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,10 +96,10 @@ def test_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                         ("io.max", "254:0 riops=20\n")):
         (leaf / name).write_text(value)
     found = layer(tmp_path, monkeypatch, unified=str(tmp_path))
-    found.update([own_row(memory=50.0, disk=50.0)], 10**9, None)
+    found.update([own_row(memory=50.0, disk=50.0)], 10**9, None, memory())
     (leaf / "memory.pressure").write_text("some avg10=0 total=250100\n")
     (leaf / "memory.events").write_text("low 0\nhigh 70\nmax 5\noom_kill 0\n")
-    second = found.update([own_row(memory=50.0, disk=50.0)], 2 * 10**9, 10**9)
+    second = found.update([own_row(memory=50.0, disk=50.0)], 2 * 10**9, 10**9, memory())
     assert second.groups[0].limit_bytes == 500 and second.groups[0].some_pct == 25.0
     assert second.groups[0].limit_hits_per_s == 51.0  # memory.high is a limit as memory.max is
     assert (second.io_limits[0].what, second.io_limits[0].per_s) == ("reads", 20.0)
@@ -107,8 +109,8 @@ def test_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_this_host() -> None:
     """The first update has no rates; the second has those that the kernel has files for."""
     found = PressureLayer()
-    assert found.update([], 10**9, None).refaults_per_s is None
-    second = found.update([], 2 * 10**9, 10**9)
+    assert found.update([], 10**9, None, memory()).refaults_per_s is None
+    second = found.update([], 2 * 10**9, 10**9, memory())
     assert second.refaults_per_s is not None and second.refaults_per_s >= 0
     if os.path.exists("/proc/pressure/memory"):
         assert second.memory_some_pct is not None and 0 <= second.memory_some_pct <= 100

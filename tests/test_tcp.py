@@ -181,8 +181,9 @@ def test_a_drop_names_its_reason():
 
 def test_proc_files():
     snmp = "Ip: A B\nIp: 1 2\nTcp: RtoAlgorithm OutSegs RetransSegs\nTcp: 1 100 7\n"
-    assert named_pairs(snmp, "Tcp") == {"RtoAlgorithm": 1, "OutSegs": 100, "RetransSegs": 7}
-    assert named_pairs(snmp, "Udp") == {}
+    wanted = ("RetransSegs", "OutSegs", "InSegs")
+    assert named_pairs(snmp, "Tcp", wanted) == {"OutSegs": 100, "RetransSegs": 7}
+    assert named_pairs(snmp, "Udp", wanted) == {}
     stat = "entries  drop insert_failed\n0000000a 00000001 00000002\n0000000a 0000000f 00000000\n"
     assert conntrack_stat(stat) == {"entries": 20, "drop": 16, "insert_failed": 2}
     assert conntrack_stat("") == {}

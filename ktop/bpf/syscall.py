@@ -34,12 +34,17 @@ _MOST_CPUS = 8192  # CONFIG_NR_CPUS at most
 _TIME_ENABLED = 1  # PERF_FORMAT_TOTAL_TIME_ENABLED
 
 
-def _syscall(which: int, *args: object) -> int:
+@functools.cache
+def _numbers() -> tuple[ct.c_long, ...]:
+    """Of bpf(2) and perf_event_open(2), on this machine."""
     try:
-        number = _NR[platform.machine()][which]
+        return tuple(map(ct.c_long, _NR[platform.machine()]))
     except KeyError:
         raise OSError(errno.ENOSYS, f"unknown machine {platform.machine()}") from None
-    result: int = _libc.syscall(ct.c_long(number), *args)
+
+
+def _syscall(which: int, *args: object) -> int:
+    result: int = _libc.syscall(_numbers()[which], *args)
     if result < 0:
         code = ct.get_errno()
         raise OSError(code, os.strerror(code))

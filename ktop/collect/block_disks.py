@@ -120,9 +120,12 @@ def _kind(base: str, name: str) -> tuple[str, str]:
 
 
 def _seal(name: str, sys_root: str) -> str:
-    """Changes when a loop device gets another file (diskseq since 5.15), a zram its size."""
+    """Changes when a loop device gets another file (diskseq since 5.15), a zram its size. Most
+    loop devices have none, and stand for nothing: there are eight of them where nobody needs one.
+    """
     base = os.path.join(sys_root, name)
-    return f"{_text(base + '/diskseq')} {_text(base + '/size')}"
+    size = _text(base + "/size")
+    return "0" if size == "0" else f"{_text(base + '/diskseq')} {size}"
 
 
 def look(name: str, sys_root: str = "/sys/class/block") -> Known:

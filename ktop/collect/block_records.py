@@ -73,10 +73,10 @@ _NOTHING = Op((0,) * _N, (0,) * 8, ((0,) * HIST_SLOTS,) * 3)
 
 def _grown(new: Sequence[int], old: Sequence[int], total_ns: int,
            longest: int | None) -> Hist | None:
+    if new == old:
+        return None
     counts = {i: (a - b) & 0xFFFFFFFF for i, (a, b) in enumerate(zip(new, old, strict=True))
               if a != b}
-    if not counts:
-        return None
     if longest is not None and longest < hist.bounds(max(counts))[0]:
         longest = None  # two CPUs wrote at once, or the request ended between the two reads
     return Hist(counts, total_ns, longest)

@@ -74,7 +74,8 @@ class FilesLayer(RingLayer):
     def update(self, tick: Tick) -> Files:
         """One tick."""
         live = self._engine is not None and self._engine.live("fs_exit")
-        files = Files(watched=live, threshold_ns=self._threshold, cache=page_cache())
+        files = Files(watched=live, threshold_ns=self._threshold,
+                      cache=page_cache(tick.vmstat))
         self.drain()
         self._count(files, tick.interval_ns)
         if live:

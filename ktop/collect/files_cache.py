@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ktop.bpf.files_layer import PAUSE_STRUCT
-from ktop.collect.proctext import figures, read_text
 from ktop.model_files import PageCache, Throttled
 from ktop.text import comm
 
@@ -17,12 +16,12 @@ _WANTED = {"nr_dirty": "dirty_bytes", "nr_writeback": "writeback_bytes",
            "nr_dirty_background_threshold": "background_bytes"}
 
 
-def page_cache() -> PageCache:
+def page_cache(vmstat: Mapping[str, int]) -> PageCache:
     """From /proc/vmstat, pages as bytes; what is not there is None."""
     cache = PageCache()
-    for name, pages in figures(read_text("/proc/vmstat"), tuple(_WANTED)).items():
-        if name in _WANTED:
-            setattr(cache, _WANTED[name], pages * _PAGE)
+    for name, field in _WANTED.items():
+        if name in vmstat:
+            setattr(cache, field, vmstat[name] * _PAGE)
     return cache
 
 

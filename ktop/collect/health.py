@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Sequence
 
 from ktop import capabilities
 from ktop.bpf import syscall
@@ -56,6 +57,9 @@ class HealthLayer:
         self._probes_pct: float | None = None
         self._map_bytes: int | None = None
         self._sampled: dict[str, tuple[int, int]] = {}
+        self._rows: list[Probe] = []  # as long as they fare as they did
+        self._fates: Sequence[tuple[object, ...]] = ()
+        self._rows_sampled = self._sampled
         self._detached: dict[str, int] = {}  # by somebody else, and attached again: at which tick
 
     def tend(self) -> None:
@@ -104,11 +108,15 @@ class HealthLayer:
 
     def _probes(self, health: Health, now: int) -> None:
         self._sample(now)
-        health.probes = [Probe(**row)  # type: ignore[arg-type]
-                         for engine in self._engines for row in probe_table(engine)]
-        for probe in health.probes:
-            if probe.name in self._sampled:
-                probe.run_ns, probe.runs = self._sampled[probe.name]
+        fates = [(e.loaded.fatal, *e.loaded.reasons.items(), *map(len, e.loaded.probes.values()))
+                 for e in self._engines]
+        if fates != self._fates or self._rows_sampled is not self._sampled:
+            self._fates, self._rows_sampled = fates, self._sampled
+            self._rows = [Probe(**row)  # type: ignore[arg-type]
+                          for engine in self._engines for row in probe_table(engine)]
+            for probe in self._rows:
+                probe.run_ns, probe.runs = self._sampled.get(probe.name, (None, None))
+        health.probes = self._rows
         health.probes_cpu_pct, health.probes_estimated = self._probes_pct, True
         if self._tick % _STATS_EVERY == 1:
             sizes = [engine.map_bytes() for engine in self._engines]

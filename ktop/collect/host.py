@@ -7,7 +7,7 @@ import pwd
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import psutil
@@ -45,15 +45,9 @@ class Clocks:
         return Clock(wall_ns=wall, monotonic_ns=self.now, interval_ns=self.interval_ns, gap_ns=gap)
 
 
-def _meminfo() -> dict[str, int]:
-    wanted = figures(read_text("/proc/meminfo"), ("MemTotal", "MemAvailable"))
-    return {name: kb * 1024 for name, kb in wanted.items()}
-
-
-def host(clocks: Clocks) -> Host:
-    """The machine now."""
+def host(clocks: Clocks, info: Mapping[str, int], cpus: int) -> Host:
+    """The machine now. info: /proc/meminfo, bytes. cpus: online, 0 where that is not known yet."""
     name = os.uname()
-    memory = _meminfo()
     try:
         load = os.getloadavg()
     except OSError:  # it is from /proc
@@ -61,9 +55,9 @@ def host(clocks: Clocks) -> Host:
     uptime = clocks.now + clocks.boot_offset
     return Host(
         hostname=clean(name.nodename, 64), kernel=clean(name.release, 64), machine=name.machine,
-        cpus=os.cpu_count() or 1, boot_wall_ns=clocks.now + clocks.wall_offset - uptime,
-        uptime_ns=uptime, memory_total_bytes=memory.get("MemTotal"),
-        memory_available_bytes=memory.get("MemAvailable"),
+        cpus=cpus or os.cpu_count() or 1, boot_wall_ns=clocks.now + clocks.wall_offset - uptime,
+        uptime_ns=uptime, memory_total_bytes=info.get("MemTotal"),
+        memory_available_bytes=info.get("MemAvailable"),
         load1=load and load[0], load5=load and load[1], load15=load and load[2])
 
 

@@ -17,7 +17,7 @@ class Tick:
     CLOCK_BOOTTIME are ahead of it. interval_ns is None in the layer's first update: no rates yet.
 
     process: row of a pid, None when there is none now. processes: all rows. watched: whether
-    somebody looks at (or records) this layer.
+    somebody looks at (or records) this layer. vmstat: /proc/vmstat, as far as a layer asks.
     """
 
     now: int
@@ -27,6 +27,7 @@ class Tick:
     process: Callable[[int], Process | None]
     processes: list[Process]
     watched: bool
+    vmstat: dict[str, int]
 
 
 class Layer(Protocol[P_co]):

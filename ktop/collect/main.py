@@ -16,6 +16,7 @@ from ktop.collect.detail import DetailReader
 from ktop.collect.health import HealthLayer
 from ktop.collect.late import LateLayers
 from ktop.collect.layer import Tick
+from ktop.collect.memory import memory as read_memory
 from ktop.collect.pressure import PressureLayer
 from ktop.collect.proc import ProcfsLayer
 from ktop.collect.processes import ProcessesLayer
@@ -181,12 +182,14 @@ class Collector:
             health.lost_events, health.lost_total = self._processes.lost, self._processes.lost_total
             health.untracked_total = self._processes.untracked_total
         self._seq += 1
+        memory = read_memory()
         frame = Frame(
-            schema=SCHEMA, seq=self._seq, clock=clock, host=host_mod.host(self._clocks),
+            schema=SCHEMA, seq=self._seq, clock=clock,
+            host=host_mod.host(self._clocks, memory.info, len(cpus)),
             processes=processes, sched=sched, cpus=cpus, cgroups=groups,
             users=self._users.names(processes), health=health,
-            pressure=self._pressure.update(processes.rows, now, interval))
-        self._update_late(frame, interval)
+            pressure=self._pressure.update(processes.rows, now, interval, memory))
+        self._update_late(frame, interval, memory.vmstat)
         if self._stacks is not None:
             self._stacks.update(frame)
         if self._detail is not None:
@@ -194,7 +197,7 @@ class Collector:
         self._tick_ns = time.process_time_ns() - began
         return frame
 
-    def _update_late(self, frame: Frame, interval: int | None) -> None:
+    def _update_late(self, frame: Frame, interval: int | None, vmstat: dict[str, int]) -> None:
         """The layers of the later groups; their compile children start after the first frame."""
         if self._late is None:
             return
@@ -203,7 +206,7 @@ class Collector:
         self._late.update(frame, Tick(
             now=clocks.now, interval_ns=interval, wall_offset=clocks.wall_offset,
             boot_offset=clocks.boot_offset, process=rows.get, processes=frame.processes.rows,
-            watched=False))
+            watched=False, vmstat=vmstat))
         if self._seq == 1:
             self._late.start()
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ktop.collect.memory import Memory
 from ktop.collect.proctext import figures, number, read_number, read_text, unescaped
 from ktop.model import Process
 from ktop.model_pressure import IoLimit, MemoryGroup, Pressure
@@ -24,7 +26,6 @@ _RATES = {
     "scanned_kswapd_per_s": ("pgscan_kswapd ",), "swap_in_per_s": ("pswpin ",),
     "swap_out_per_s": ("pswpout ",), "refaults_per_s": ("workingset_refault",),
     "oom_kills_per_s": ("oom_kill ",)}
-_VMSTAT = tuple(prefix for prefixes in _RATES.values() for prefix in prefixes)
 _V1_LIMITS = {"blkio.throttle.read_iops_device": "reads",
               "blkio.throttle.write_iops_device": "writes",
               "blkio.throttle.read_bps_device": "read bytes",
@@ -43,10 +44,10 @@ def psi_totals(text: str) -> dict[str, int]:
     return found
 
 
-def vmstat_totals(text: str) -> dict[str, int]:
+def vmstat_totals(vmstat: Mapping[str, int]) -> dict[str, int]:
     """Counters of /proc/vmstat under the names of Pressure's rates, summed over zones and kinds."""
     found: dict[str, int] = {}
-    for what, value in figures(text, _VMSTAT).items():
+    for what, value in vmstat.items():
         for name, prefixes in _RATES.items():
             if f"{what} ".startswith(prefixes):
                 found[name] = found.get(name, 0) + value
@@ -134,16 +135,18 @@ class PressureLayer:
         self._known: dict[int, _Known] = {}
         self._hits: dict[str, dict[str, int | None]] = {}  # group: its counters
 
-    def update(self, rows: list[Process], now: int, interval: int | None) -> Pressure:
+    def update(self, rows: list[Process], now: int, interval: int | None,
+               memory: Memory) -> Pressure:
         """One tick."""
-        layer = Pressure()
-        self._host(layer, interval)
-        memory, disk = self._waiting(rows)
-        for pid in self._known.keys() - memory.keys() - disk.keys():
+        layer = Pressure(swap_total_bytes=memory.info.get("SwapTotal"),
+                         swap_free_bytes=memory.info.get("SwapFree"))
+        self._host(layer, interval, memory.vmstat)
+        stalled, disk = self._waiting(rows)
+        for pid in self._known.keys() - stalled.keys() - disk.keys():
             if now - self._known[pid].checked_ns > _KEEP_NS:
                 del self._known[pid]
         groups: dict[str, MemoryGroup] = {}
-        for pid, process in memory.items():
+        for pid, process in stalled.items():
             path = self._look(process, now).memory
             if path is not None:
                 groups.setdefault(path, MemoryGroup(path)).pids.append(pid)
@@ -158,8 +161,8 @@ class PressureLayer:
         layer.io_limits = list(limits.values())
         return layer
 
-    def _host(self, layer: Pressure, interval: int | None) -> None:
-        new = vmstat_totals(read_text("/proc/vmstat"))
+    def _host(self, layer: Pressure, interval: int | None, vmstat: Mapping[str, int]) -> None:
+        new = vmstat_totals(vmstat)
         old, self._vmstat = self._vmstat, new
         if old is not None and interval:
             for name in new.keys() & old.keys():
@@ -171,10 +174,6 @@ class PressureLayer:
             if name in totals and name in before and interval:
                 grown = max(0, totals[name] - before[name])
                 setattr(layer, name, min(100.0, grown * 1e5 / interval))
-        swap = figures(read_text("/proc/meminfo"), ("Swap",))
-        memory = {name: kb * 1024 for name, kb in swap.items()}
-        layer.swap_total_bytes = memory.get("SwapTotal")
-        layer.swap_free_bytes = memory.get("SwapFree")
 
     @staticmethod
     def _waiting(rows: list[Process]) -> tuple[dict[int, Process], dict[int, Process]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from functools import lru_cache
+from operator import add, itemgetter, sub
 from typing import Any
 
 from ktop import hist
@@ -26,8 +27,8 @@ _DEAD = {"cpu_ns": "dead_cpu_ns", "utime_ns": "dead_utime_ns", "stime_ns": "dead
          "major_faults": "dead_major_faults"}
 _COUNTED = (*_DEAD, "read_bytes", "write_bytes", "migrations", "forks")
 _INDEX = TaskRecord._fields.index
-_LIVING = [_INDEX(name) for name in _COUNTED]
-_DEAD_AT = [(i, _INDEX(name)) for i, name in enumerate(_DEAD.values())]
+_living = itemgetter(*map(_INDEX, _COUNTED))
+_dead = itemgetter(*map(_INDEX, _DEAD.values()))  # of the first of those
 
 
 @lru_cache(maxsize=256)
@@ -68,8 +69,7 @@ class TaskThread:
             self.hist_delta = {}
             return
         old = self.hist or (0,) * len(counts)
-        self.hist_delta = {i: n - o for i, (n, o) in enumerate(zip(counts, old, strict=True))
-                           if n != o}
+        self.hist_delta = {i: n for i, n in enumerate(map(sub, counts, old)) if n}
         self.hist = counts
 
 
@@ -90,9 +90,9 @@ class Sums:
 
     def add(self, other: Sums) -> None:
         """Fold a thread into its process."""
-        self.counters = [a + b for a, b in zip(self.counters, other.counters, strict=True)]
-        self.slept = [a + b for a, b in zip(self.slept, other.slept, strict=True)]
-        self.waited = [a + b for a, b in zip(self.waited, other.waited, strict=True)]
+        self.counters = list(map(add, self.counters, other.counters))
+        self.slept = list(map(add, self.slept, other.slept))
+        self.waited = list(map(add, self.waited, other.waited))
         self.tracked = self.tracked and other.tracked
         for i, n in other.hist.items():
             self.hist[i] = self.hist.get(i, 0) + n
@@ -100,11 +100,9 @@ class Sums:
 
 def _totals(t: TaskRecord) -> list[int]:
     """A thread's counters; a leader's with those of its process's ended threads."""
-    fields: tuple[Any, ...] = t
-    values = [fields[i] for i in _LIVING]
+    values: list[int] = list(_living(t))
     if t.pid == t.tgid:
-        for i, dead in _DEAD_AT:
-            values[i] += fields[dead]
+        values[:len(_DEAD)] = map(add, values, _dead(t))
     return values
 
 
@@ -139,7 +137,7 @@ def thread_sums(thread: TaskThread, interval: Interval) -> Sums:
     sums.slept, sums.waited = slept_until(t, interval.now)
     sums.tracked = bool(t.flags & TASK_FLAG_TRACKED)
     if before is not None:
-        sums.counters = [a - b for a, b in zip(sums.counters, _totals(before), strict=True)]
+        sums.counters = list(map(sub, sums.counters, _totals(before)))
         slept, waited = slept_until(before, interval.last)
         sums.slept = [max(0, a - b) for a, b in zip(sums.slept, slept, strict=True)]
         sums.waited = [max(0, a - b) for a, b in zip(sums.waited, waited, strict=True)]
@@ -201,16 +199,17 @@ class RowMaker:
             for thread in threads:
                 sums = thread_sums(thread, interval)
                 sums.tracked = sums.tracked and self._tracked
-                total.add(sums)
-                if len(threads) > 1:
+                if len(threads) == 1:
+                    total = sums
+                else:
+                    total.add(sums)
                     thread_rows.append(self._thread_row(thread.record, sums, interval))
                     if mourned is not None and sums.tracked:
                         thread_rows[-1].off_cpu_pct = _off_cpu(sums, interval)
             for record in ended:  # the leader's record has them now: take out what was known
-                total.counters = [a - b for a, b in
-                                  zip(total.counters, _totals(record), strict=True)]
+                total.counters = list(map(sub, total.counters, _totals(record)))
             if mourned is not None:
-                total.slept = [a + b for a, b in zip(total.slept, mourned, strict=True)]
+                total.slept = list(map(add, total.slept, mourned))
             self._rate(row, threads, total, interval)
         elif len(threads) > 1:
             thread_rows = [self._thread_row(t.record, None, interval) for t in threads]

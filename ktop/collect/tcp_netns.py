@@ -11,7 +11,7 @@ import ctypes as ct
 import errno
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from ktop.collect.proctext import number, read_number, read_text
@@ -205,13 +205,14 @@ class Counters(NamedTuple):
     conntrack_drops: int | None
 
 
-def named_pairs(text: str, section: str) -> dict[str, int]:
-    """The figures of one section of /proc/net/snmp or netstat: a line of names, one of values."""
+def named_pairs(text: str, section: str, wanted: Collection[str]) -> dict[str, int]:
+    """Those figures of one section of /proc/net/snmp or netstat (130 in all that are wanted by
+    nobody): a line of names, one of values."""
     lines = [line.split()[1:] for line in text.splitlines() if line.startswith(section + ":")]
     if len(lines) != 2:
         return {}
-    values = zip(lines[0], map(number, lines[1]), strict=False)
-    return {name: value for name, value in values if value is not None}
+    values = {name: number(text) for name, text in zip(*lines, strict=False) if name in wanted}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def conntrack_stat(text: str) -> dict[str, int]:
@@ -231,8 +232,8 @@ def conntrack_stat(text: str) -> dict[str, int]:
 
 def read_counters() -> Counters:
     """The counters of the namespace we are in."""
-    tcp = named_pairs(read_text(_NET + "snmp"), "Tcp")
-    ext = named_pairs(read_text(_NET + "netstat"), "TcpExt")
+    tcp = named_pairs(read_text(_NET + "snmp"), "Tcp", ("OutSegs", "RetransSegs"))
+    ext = named_pairs(read_text(_NET + "netstat"), "TcpExt", ("ListenOverflows", "ListenDrops"))
     words = next((line.split() for line in read_text(_NET + "sockstat").splitlines()
                   if line.startswith("TCP:")), [])
     tw = next((number(value) for name, value in itertools.pairwise(words) if name == "tw"), None)

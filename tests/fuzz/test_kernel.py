@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktop.bpf import btf, headers
-from ktop.collect import detail_proc, pressure
+from ktop.collect import detail_proc, pressure, proctext
 from tests.fuzz import bounded
 
 SOURCES = sorted(Path(btf.__file__).parent.glob("*.bpf.[ch]"))
@@ -49,7 +49,7 @@ def test_proc_that_lies(raw: bytes) -> None:
         detail_proc.scheduling(found, main)
     text = raw.decode("utf-8", "replace")
     pressure.psi_totals(text)
-    pressure.vmstat_totals(text)
+    pressure.vmstat_totals(proctext.figures(text))
     pressure.groups_of(text)
 
 

@@ -27,6 +27,7 @@ from ktop.collect import (
     tcp_netns,
 )
 from ktop.collect.main import Collector, Options
+from ktop.collect.memory import memory
 from ktop.model import Cgroup, Frame, Process
 from ktop.scope import MOST_ENDED, Roster, Scope
 from ktop.wire import decode_body, encode_body
@@ -58,7 +59,7 @@ def twice(step: Callable[[int], object]) -> None:
 def _host() -> None:
     clocks = host.Clocks()
     clocks.tick()
-    assert host.host(clocks).uptime_ns > 0
+    assert host.host(clocks, memory().info, 0).uptime_ns > 0
     cpus, stat = host.CpuTimes(), host.StatRates()
     twice(lambda now: (cpus.rows(), stat.read(SECOND)))
 
@@ -66,12 +67,12 @@ def _host() -> None:
 def _pressure() -> None:
     layer = pressure.PressureLayer()
     rows = _frame().processes.rows
-    twice(lambda now: layer.update(rows, now, SECOND))
+    twice(lambda now: layer.update(rows, now, SECOND, memory()))
     roots = dict.fromkeys(("memory", "blkio", "unified"), "/sys/fs/cgroup")
     for kinds in (("memory", "blkio"), ("unified",)):
         layer = pressure.PressureLayer()
         layer._roots = {kind: roots[kind] for kind in kinds}
-        twice(lambda now, layer=layer: layer.update(rows, now, SECOND))  # type: ignore[misc]
+        twice(lambda now, layer=layer: layer.update(rows, now, SECOND, memory()))  # type: ignore[misc]
         layer._group(pressure.MemoryGroup("/"), SECOND)
         pressure.io_limits("/sys/fs/cgroup", "blkio" in kinds)
 
@@ -111,7 +112,7 @@ def _detail() -> None:
 
 
 def _files() -> None:
-    files_cache.page_cache()
+    files_cache.page_cache(memory().vmstat)
     files_fds.host_descriptors()
     files_fds.count_in_proc(ME)
     files_fds.from_proc([Process(ME, 1, 0, "me", None, None, "R", 1, 0, False)], SECOND)
@@ -134,7 +135,7 @@ def _networks() -> None:
         rates.turn()
     found.close()
     tcp_netns.conntrack_stat((tcp_netns.read_text("/proc/stat") + "\n") * 2)
-    tcp_netns.named_pairs(tcp_netns.read_text("/proc/net/snmp"), "Ip")
+    tcp_netns.named_pairs(tcp_netns.read_text("/proc/net/snmp"), "Ip", ("InReceives",))
 
 
 def _names() -> None:
