@@ -55,7 +55,6 @@ STEPS = (
     "1", "5", "R", "w", "\x0c")
 _BUSY = ("import time\nend=time.time()+{s}\nwhile time.time()<end:\n sum(range(20000));"
          " time.sleep(.01)")
-# The same paths each time: maps of paths fill to their bounds early, or not at all.
 _FILES = ("import os,time\nend=time.time()+{s}\nos.makedirs('files',exist_ok=True); n=0\n"
           "while time.time()<end:\n n+=1; p=f'files/{{n%100}}'\n with open(p,'wb') as f:\n"
           "  f.write(b'x'*8192); f.flush(); os.fsync(f.fileno())\n"
@@ -69,7 +68,13 @@ _THREADS = ("import threading,time\nend=time.time()+{s}\nwhile time.time()<end:\
             " [x.start() for x in t]; [x.join() for x in t]")
 _EXECS = ("import subprocess,time\nend=time.time()+{s}\nwhile time.time()<end:\n"
           " subprocess.run(['/bin/true']); time.sleep(.02)")
-LOADS = (None, _EXECS, _NET, _BUSY, _FILES, None, _THREADS)
+# Files and processes that are never seen again: maps fill to their bounds, and stay full.
+_FILL = ("import os,time\nend=time.time()+{s}\nos.makedirs('files',exist_ok=True); n=0\n"
+         "while time.time()<end:\n n+=1; p=f'files/{{os.getpid()}}-{{n}}'\n"
+         " with open(p,'wb') as f: f.write(b'x')\n os.unlink(p)\n"
+         " if n%4==0:\n  c=os.fork()\n  if not c: os.listdir('.'); os._exit(0)\n"
+         "  os.waitpid(c,0)\n time.sleep(.0003)")
+LOADS = (_FILL, None, _EXECS, _NET, _BUSY, _FILES, None, _THREADS)
 
 
 class Soaked(Terminal):

@@ -32,6 +32,8 @@ class Connection(Part):
     recovery: `loss` (after a timeout), `recovery` (fast retransmit), else None.
     sent_ago_ms, received_ago_ms: since data last went out or came in.
     delivery_bytes_per_s: the kernel's last sample of what the path delivered.
+    dsack_dups_per_s: what the peer says had arrived already when it came again (RFC 2883); it is
+    told of some of it only. reord_seen_per_s: packets that others overtook, as the kernel noticed.
     ino: of the socket, as readlink(2) of /proc/PID/fd/N names it; None: held by nobody.
     """
 
@@ -74,6 +76,8 @@ class Connection(Part):
     received_ago_ms: int | None = None
     delivery_bytes_per_s: Real | None = None
     ino: int | None = None
+    dsack_dups_per_s: Real | None = None
+    reord_seen_per_s: Real | None = None
 
 
 class Listener(Part):

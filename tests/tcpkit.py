@@ -6,14 +6,18 @@ import contextlib
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from livekit import collecting
 
 from ktop.collect.main import Collector
 from ktop.model import Frame, Tcp
 from ktop.model_tcp import Connection, TcpEvent
+
+RELAY = Path(__file__).with_name("relay.py")
 
 
 def run(command: str) -> str:
@@ -88,6 +92,19 @@ def inside(name: str, code: str, *args: str) -> Iterator[subprocess.Popen[bytes]
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         yield p
+    finally:
+        p.kill()
+        p.communicate()
+
+
+@contextlib.contextmanager
+def relayed(a: str, b: str, share: float, late_ms: float, path_ms: float) -> Iterator[str]:
+    """Another path between them, on which a share of the packets is late: the second's address."""
+    command = [sys.executable, "-I", str(RELAY), a, b, str(share), str(late_ms), str(path_ms)]
+    p = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert p.stdout is not None and p.stdout.readline() == b"ready\n"
+        yield "10.79.0.2"
     finally:
         p.kill()
         p.communicate()

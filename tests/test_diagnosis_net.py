@@ -30,6 +30,21 @@ def test_loss() -> None:
     assert one.verdict.pipe == "none"
 
 
+def test_what_is_late_is_not_lost() -> None:
+    def told(**figures: float) -> tuple[list[str], str]:
+        report = with_tcp(connections=[connection(
+            1, retrans_per_s=20.0, segments_out_per_s=200.0, recovery="recovery", **figures)])
+        assert verdict(report) == ("tcp", "errors")
+        return [e.text for e in report.verdict.evidence], report.verdict.next
+
+    lost, advice = told(dsack_dups_per_s=1.0, reord_seen_per_s=0.0)
+    assert lost[0] == "connections that repeat what was lost" and "lossy hop" in advice
+    late, advice = told(dsack_dups_per_s=8.0, reord_seen_per_s=4.0)
+    assert late[0] == "connections that repeat what was only late"
+    assert "of them, what had arrived: at least" in late and "overtake" in advice
+    assert told() == (lost, told(dsack_dups_per_s=0.0)[1])  # a recording that does not know
+
+
 def test_a_full_link_a_closed_window_and_no_answer_at_all() -> None:
     queue = with_tcp(connections=[connection(1, unsent_bytes=200_000, srtt_ns=200_000_000)])
     assert verdict(queue) == ("tcp", "saturated")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 import time
 
@@ -19,6 +20,7 @@ from tcpkit import (
     namespaces,
     netns_counter,
     port_of,
+    relayed,
     run,
     serving,
     tcp,
@@ -27,6 +29,7 @@ from tcpkit import (
 
 from ktop import hist
 from ktop.collect.main import Collector
+from ktop.diagnosis.engine import Diagnosis
 from ktop.model import Tcp
 from ktop.model_tcp import TcpEvent
 
@@ -147,6 +150,44 @@ def test_retransmits_are_nstats_in_a_lossy_namespace(collector: Collector) -> No
     grown = {k: n - before.retransmits[k] for k, n in frames[-1].retransmits.items()}
     assert sum(grown.values()) >= len(kinds) > 10
     assert counted == dropped
+
+
+def test_what_others_overtake_is_said_to_be_late(collector: Collector) -> None:
+    """A tenth of the packets come 20 ms late: what is sent again for it, nstat counts as well."""
+    code = """
+import fcntl, socket, struct, sys, termios, time
+c = socket.create_connection((sys.argv[1], 7000))
+c.sendall(bytes(60_000_000))
+while struct.unpack("i", fcntl.ioctl(c, termios.TIOCOUTQ, bytes(4)))[0]: time.sleep(0.01)
+print("sent", flush=True)
+input()
+"""
+    names = ("TcpRetransSegs", "TcpExtTCPDSACKRecvSegs", "TcpExtTCPSACKReorder",
+             "TcpExtTCPTSReorder")
+    with serving() as (a, b), relayed(a, b, 0.1, 20, 5) as address:
+        tick(collector)
+        with inside(a, code, address) as client:
+            assert client.stdout is not None
+            diagnosis, sums, over = Diagnosis(), [0.0, 0.0, 0.0], False
+            said: list[str] = []
+            for _ in range(200):
+                over = over or bool(select.select([client.stdout], [], [], 0.3)[0])
+                frame = collector.tick()
+                seconds = (frame.clock.interval_ns or 0) / 1e9
+                for row in tcp(frame).connections:
+                    if row.remote == address:
+                        figures = row.retrans_per_s, row.dsack_dups_per_s, row.reord_seen_per_s
+                        sums = [n + (x or 0) * seconds for n, x in zip(sums, figures, strict=True)]
+                said += [pipe.evidence[0].text for pipe in diagnosis.update(frame).pipes
+                         if pipe.pipe == "tcp" and address in (pipe.resource or "")]
+                if over:
+                    break
+            again, had, *overtaken = (netns_counter(a, name) for name in names)
+    assert over and again > 20 and had > 0.2 * again and sum(overtaken) > 0
+    assert sums == pytest.approx([again, had, sum(overtaken)])
+    late, lost = map(said.count, ("connections that repeat what was only late",
+                                  "connections that repeat what was lost"))
+    assert late > 3 * lost and late + lost == len(said)  # what the peer says comes a little later
 
 
 def test_drop_has_its_stack(collector: Collector) -> None:

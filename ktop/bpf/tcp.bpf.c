@@ -11,7 +11,7 @@ struct ktop_tcp_sock {
     u32 mdev_us4, min_rtt_us, rto_jiffies, cwnd, mss;
     u32 unacked_bytes, unsent_bytes, unread_bytes, snd_wnd;
     u32 rcv_wnd, sent_jiffies, received_jiffies, rate_delivered;
-    u32 rate_interval_us, backlog, backlog_max, syn_queue, drops, ino;
+    u32 rate_interval_us, backlog, backlog_max, syn_queue, drops, ino, dsack_dups, reord_seen;
     u16 local_port, remote_port, family;
     u8 state, flags;
     u8 local[16], remote[16];
@@ -30,6 +30,8 @@ static __always_inline void tcp_fill_flow(struct ktop_tcp_sock *r, struct tcp_so
     r->segs_in = F(tp, segs_in);
     r->data_segs_out = F(tp, data_segs_out);
     r->retrans = F(tp, total_retrans);
+    r->dsack_dups = F(tp, dsack_dups);
+    r->reord_seen = F(tp, reord_seen);
     r->srtt_us8 = F(tp, srtt_us);
     r->mdev_us4 = F(tp, mdev_us);
     r->min_rtt_us = F(tp, rtt_min.s[0].v);

@@ -18,7 +18,7 @@
  * inet_connection_sock: icsk_probes_out
  * tcp_sock: bytes_sent bytes_retrans bytes_received segs_out segs_in data_segs_out total_retrans
  * tcp_sock: srtt_us mdev_us rtt_min snd_cwnd mss_cache write_seq snd_nxt snd_una rcv_nxt copied_seq
- * tcp_sock: snd_wnd rcv_wnd lsndtime rate_delivered rate_interval_us
+ * tcp_sock: snd_wnd rcv_wnd lsndtime rate_delivered rate_interval_us dsack_dups reord_seen
  * sk_buff: protocol network_header transport_header head data sk dev
  * net_device: nd_net
  * request_sock: __req_common

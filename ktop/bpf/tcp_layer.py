@@ -49,6 +49,8 @@ class SockRecord(NamedTuple):
     syn_queue: int
     drops: int
     ino: int
+    dsack_dups: int
+    reord_seen: int
     local_port: int
     remote_port: int
     family: int
@@ -106,7 +108,7 @@ class DnsRecord(NamedTuple):
 
 
 # Their bytes: as many of each type, in the fields' order.
-SOCK_STRUCT = struct.Struct("@6Q28I3H2B16s16s16s")
+SOCK_STRUCT = struct.Struct("@6Q30I3H2B16s16s16s")
 EVENT_STRUCT = struct.Struct("@6Q5I2iI3H2B16s16s16s")
 DNS_STRUCT = struct.Struct("@3Q2IiI4H16s64s16s")
 

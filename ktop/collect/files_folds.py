@@ -80,7 +80,7 @@ class OpenFolds:
                 sums[key] -= grown
                 if not sums[key]:
                     del sums[key]
-        if len(self._values) > table.entries + len(sums) + FOLDS:
+        if len(self._values) > table.entries + len(sums) + FOLDS // 4:
             there = table.key_set() | sums.keys()
             self._values = {key: value for key, value in self._values.items() if key in there}
 

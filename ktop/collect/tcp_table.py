@@ -47,10 +47,12 @@ class Interval:
 
 
 class Entry:
-    """One socket. tx, rx, segments, retrans: what was added in the interval; None when unknown."""
+    """One socket. tx, rx, segments, retrans, dups, reordered: what was added in the interval; None
+    when unknown."""
 
-    __slots__ = ("active", "cgroup", "holder", "holder_rtt", "id", "owner", "peer", "peer_pid",
-                 "peer_rtt", "record", "retrans", "rtt", "rx", "segments", "tx")
+    __slots__ = ("active", "cgroup", "dups", "holder", "holder_rtt", "id", "owner", "peer",
+                 "peer_pid", "peer_rtt", "record", "reordered", "retrans", "rtt", "rx", "segments",
+                 "tx")
 
     def __init__(self, number: int, record: SockRecord) -> None:
         self.id, self.record = number, record
@@ -58,6 +60,8 @@ class Entry:
         self.rx: int | None = None
         self.segments: int | None = None
         self.retrans: int | None = None
+        self.dups: int | None = None
+        self.reordered: int | None = None
         self.active: bool | None = None
         self.cgroup: int | None = record.cgroup or None     # its owner's
         self.owner: tuple[bytes, int | None] | None = None  # when it was put into its fold
@@ -73,15 +77,18 @@ class Entry:
         if base is None:
             self.tx, self.rx = record.tx_bytes, record.rx_bytes
             self.segments, self.retrans = record.data_segs_out, record.retrans
+            self.dups, self.reordered = record.dsack_dups, record.reord_seen
             return
         self.tx = max(0, record.tx_bytes - base.tx_bytes)
         self.rx = max(0, record.rx_bytes - base.rx_bytes)
         self.segments = (record.data_segs_out - base.data_segs_out) & 0xFFFFFFFF
         self.retrans = (record.retrans - base.retrans) & 0xFFFFFFFF
+        self.dups = (record.dsack_dups - base.dsack_dups) & 0xFFFFFFFF
+        self.reordered = (record.reord_seen - base.reord_seen) & 0xFFFFFFFF
 
     def rest(self) -> None:
         """Nothing happened in the interval."""
-        self.tx = self.rx = self.segments = self.retrans = 0
+        self.tx = self.rx = self.segments = self.retrans = self.dups = self.reordered = 0
 
 
 class TcpTable:
@@ -321,6 +328,8 @@ def connection(entry: Entry, interval: Interval, closed: bool = False) -> Connec
     row.recovery = "loss" if r.flags & LOSS else "recovery" if r.flags & RECOVERY else None
     row.sent_ago_ms = _ago(r.sent_jiffies, interval) if r.tx_bytes else None
     row.received_ago_ms = _ago(r.received_jiffies, interval) if r.rx_bytes else None
+    row.dsack_dups_per_s = _per_s(entry.dups, interval)
+    row.reord_seen_per_s = _per_s(entry.reordered, interval)
     if r.rate_interval_us:
         row.delivery_bytes_per_s = r.rate_delivered * r.mss * 1e6 / r.rate_interval_us
     return row

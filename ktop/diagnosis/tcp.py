@@ -17,7 +17,7 @@ from ktop.diagnosis.thresholds import Thresholds
 from ktop.model import Hist
 from ktop.model_tcp import Connection, Drop, Listener, Tcp
 
-_WINDOW_NS = 3_000_000_000  # connects are judged over so long
+_WINDOW_NS = 3_000_000_000  # connects, and what is sent again, are judged over so long
 _OPEN = ("ESTAB", "CLOSE-WAIT")  # of later states nobody waits: the program has closed it
 
 
@@ -30,6 +30,7 @@ class _Cause:
     ports: set[int] = field(default_factory=set)
     stalled: float = 0.0
     rows: list[Connection] = field(default_factory=list)
+    late_pct: float = 0.0  # of what is sent again, at least: had arrived
 
 
 @dataclass
@@ -56,10 +57,11 @@ def actors(look: Look, rows: list[Connection]) -> list[Actor]:
 
 
 class TcpPipes:
-    """Remembers the connects of the last seconds."""
+    """Remembers the connects of the last seconds, and what was sent again."""
 
     def __init__(self) -> None:
         self._tries: dict[tuple[str, str, int], deque[_Tries]] = {}
+        self._again: dict[str, deque[tuple[int, float, float]]] = {}  # by peer: time, all, late
 
     def measure(self, look: Look) -> list[Pipe]:
         """All that is tight; one quiet pipe when nothing is."""
@@ -68,6 +70,7 @@ class TcpPipes:
             why = "its probes are not loaded yet" if tcp is None else "no sockets are read"
             return [Pipe("tcp", state="blind", why_blind=why)]
         causes = _causes(look, tcp)
+        self._late(look.frame.clock.monotonic_ns, causes)
         pipes = [pipe for cause in causes if (pipe := _connections(look, tcp, cause)) is not None]
         pipes += self._connects(look, tcp)
         pipes += [pipe for row in tcp.listeners if (pipe := _listener(look, row)) is not None]
@@ -87,6 +90,20 @@ class TcpPipes:
         quiet.headroom_pct = max(0.0, 100 - near.pct) if near is not None else None
         set_percentiles(quiet, tcp.rtt)
         return [quiet]
+
+    def _late(self, now: int, causes: list[_Cause]) -> None:
+        """What the peer says it had is late, by another way or held up for a moment, and not lost.
+        It says so of each acknowledgement once, a round trip later: that is the least of it."""
+        lossy = {cause.remote: cause for cause in causes if cause.how == "loss"}
+        self._again = {remote: self._again.get(remote, deque()) for remote in lossy}
+        for remote, found in self._again.items():
+            cause = lossy[remote]
+            found.append((now, sum(c.retrans_per_s or 0.0 for c in cause.rows),
+                          sum(c.dsack_dups_per_s or 0.0 for c in cause.rows)))
+            while now - found[0][0] > _WINDOW_NS:
+                found.popleft()
+            again, late = (sum(x[at] for x in found) for at in (1, 2))
+            cause.late_pct = min(100.0, 100 * late / again) if again else 0.0
 
     def _connects(self, look: Look, tcp: Tcp) -> list[Pipe]:
         """Connects that fail: refused, unreachable, timed out, given up."""
@@ -223,6 +240,7 @@ _HOW = {"opening": "connections that get no answer to their SYN",
         "closed window": "connections whose peer does not read",
         "loss": "connections that repeat what was lost",
         "queue": "connections whose data waits in a queue on the way"}
+_LATE = "connections that repeat what was only late"
 
 
 def _explain(look: Look, tcp: Tcp, cause: _Cause, pipe: Pipe, share: float) -> None:
@@ -231,7 +249,7 @@ def _explain(look: Look, tcp: Tcp, cause: _Cause, pipe: Pipe, share: float) -> N
     if cause.how == "loss":
         pipe.evidence.append(Evidence("segments sent again", share, "%", "tcp_sock total_retrans",
                                       t.retrans_pct))
-        pipe.next = "find the lossy hop (mtr, the interface's drops); check drops by a firewall"
+        _late_or_lost(t, cause, pipe)
     elif cause.how == "opening":
         pipe.next = "is the host up, is the port filtered, is the listener's backlog full?"
     elif cause.how == "closed window":
@@ -257,6 +275,22 @@ def _explain(look: Look, tcp: Tcp, cause: _Cause, pipe: Pipe, share: float) -> N
                                       "write_seq - snd_nxt"))
         pipe.culprits = pipe.victims
         pipe.next = "the link is full: send less, compress, or get more bandwidth"
+
+
+def _late_or_lost(t: Thresholds, cause: _Cause, pipe: Pipe) -> None:
+    """What makes segments be sent again."""
+    if cause.late_pct < t.dsack_pct:
+        pipe.next = "find the lossy hop (mtr, the interface's drops); check drops by a firewall"
+        return
+    pipe.evidence[0].text = _LATE
+    pipe.evidence += [
+        Evidence("of them, what had arrived: at least", cause.late_pct, "%",
+                 "tcp_sock dsack_dups", t.dsack_pct),
+        Evidence("packets that others overtook", sum(c.reord_seen_per_s or 0.0 for c in cause.rows),
+                 "/s", "tcp_sock reord_seen", 0.0)]
+    pipe.check += "  (dsack_dups, reord_seen)"
+    pipe.next = ("packets overtake each other: ways in parallel (ECMP, bonding by packet, several "
+                 "queues), or a hop that holds some back")
 
 
 def _listener(look: Look, row: Listener) -> Pipe | None:

@@ -87,6 +87,7 @@ class Thresholds:
     tcp_stalled: float = 0.3
     retrans_pct: float = 1.0             # of the segments; 0.1% is common, 1% is felt
     retrans_per_s: float = 1.0
+    dsack_pct: float = 20.0              # of what was sent again: late then, not lost (at least)
     connect_wait_ns: float = 300e6       # longer than a handshake around the world
     queue_delay_ns: float = 5e6          # srtt above its minimum while data is queued (CoDel: 5 ms)
     queue_ratio: float = 3.0

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.faults.stage import Stage, run
 
 ADDRESS = "10.78.0.2"
+RELAYED, RELAY = "10.79.0.2", Path(__file__).parent.parent / "relay.py"
 SLOW_MOUNT = Path(__file__).parent.parent / "fuse_slow.py"
 
 
@@ -111,6 +112,16 @@ def loss(s: Stage) -> Scene:
     s.start("pour", ADDRESS, port, s.random.randint(1, 4), s.random.uniform(1, 20), group=group,
             netns=a)
     return Scene(group, resource=ADDRESS)
+
+
+def reordering(s: Stage) -> Scene:
+    a, b, group, port = pair(s)
+    s.command([sys.executable, "-I", str(RELAY), a, b, f"{s.random.uniform(0.05, 0.2):.3f}",
+               str(s.random.randint(15, 40)), "5"])
+    s.start("sink", port, netns=b, ready=True)
+    s.start("pour", RELAYED, port, s.random.randint(1, 4), s.random.uniform(1, 10), group=group,
+            netns=a)
+    return Scene(group, resource=RELAYED)
 
 
 def narrow_link(s: Stage) -> Scene:
@@ -326,6 +337,7 @@ FAULTS = (
     Case("fork loop", fork_loop, finding="forks"), Case("busy disk", busy_disk, ("block",)),
     Case("iops limit", iops_limit, ("block",)), Case("bytes limit", bytes_limit, ("block",)),
     Case("fsync bound", fsync_bound, ("file", "block")), Case("loss", loss, ("tcp",)),
+    Case("reordering", reordering, ("tcp",)),
     Case("narrow link", narrow_link, ("tcp",)), Case("zero window", zero_window, ("tcp",)),
     Case("full backlog", full_backlog, ("tcp",)), Case("refused", refused, ("tcp",)),
     Case("timing out", timing_out, ("tcp",)), Case("conntrack", conntrack, ("tcp",)),
