@@ -8,6 +8,7 @@ is off by at most a quarter of an octave, and always lies in the bucket that the
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from ktop.bpf.layout import HIST_SHIFT, HIST_SLOTS, HIST_SUB
 from ktop.model import Hist
@@ -35,9 +36,14 @@ def bounds(index: int) -> tuple[int, int]:
     return low, low + width
 
 
+@lru_cache(HIST_SLOTS)
+def _ends(index: int) -> int:
+    return sum(bounds(index))
+
+
 def midpoint_sum(counts: dict[int, int]) -> int:
     """Estimate of the samples' sum in ns where only the buckets are known."""
-    return sum(n * sum(bounds(i)) // 2 for i, n in counts.items())
+    return sum(n * _ends(i) // 2 for i, n in counts.items())
 
 
 def from_counts(counts: Sequence[int], sum_ns: int = 0, max_ns: int | None = None) -> Hist:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 GRACE_S = 3.0
 HEADLESS_GRACE_S = 30.0  # a recorder may have to wait for a disk
 RESTART, NEW, DEAD = b"restart", b"new", b"dead "
-GARBAGE = 10_000  # new objects, more than a tick keeps, after which the UI looks for garbage
+GARBAGE = 10_000  # new objects, more than a tick keeps, after which garbage is looked for
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -70,6 +70,7 @@ Interface = Callable[[Session], int]
 
 def collect_live(sock: socket.socket, options: Options) -> int:
     """The real collector."""
+    gc.set_threshold(GARBAGE)
     capabilities.become_collector()
     from ktop.collect.main import Options as CollectOptions
     from ktop.collect.main import serve

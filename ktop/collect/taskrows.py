@@ -139,8 +139,8 @@ def thread_sums(thread: TaskThread, interval: Interval) -> Sums:
     if before is not None:
         sums.counters = list(map(sub, sums.counters, _totals(before)))
         slept, waited = slept_until(before, interval.last)
-        sums.slept = [max(0, a - b) for a, b in zip(sums.slept, slept, strict=True)]
-        sums.waited = [max(0, a - b) for a, b in zip(sums.waited, waited, strict=True)]
+        sums.slept = [ns if ns > 0 else 0 for ns in map(sub, sums.slept, slept)]
+        sums.waited = [ns if ns > 0 else 0 for ns in map(sub, sums.waited, waited)]
         # An account opened in this interval does not know what went before.
         sums.tracked = sums.tracked and bool(before.flags & TASK_FLAG_TRACKED)
     _fit(sums, t, before, interval)
@@ -245,7 +245,7 @@ class RowMaker:
 
     def _rate(self, row: Process, threads: list[TaskThread], d: Sums, interval: Interval) -> None:
         per, pct = _scales(interval)
-        cpu, user, system, *rest = (max(0, n) for n in d.counters)
+        cpu, user, system, *rest = (n if n > 0 else 0 for n in d.counters)
         row.cpu_pct = cpu * pct
         # utime and stime are sampled by the tick; the exact runtime is split in their proportion.
         if user + system or not cpu:

@@ -66,11 +66,14 @@ def fit(text: str, width: int, align: str = "left") -> str:
     return blank + text if align == "right" else text + blank
 
 
-def cell(text: str, width: int, align: str, name: str) -> list[Piece]:
-    """`text` fitted to `width` cells; the padding is plain, so that no underline runs on."""
+def cell(text: str, width: int, align: str, name: str, lead: str) -> list[Piece]:
+    """`text` fitted to `width` cells, behind the blanks of `lead`; the padding is plain, so that no
+    underline runs on."""
     text, used = shown(text, width)
-    blank = (" " * (width - used), "normal")
-    return [blank, (text, name)] if align == "right" else [(text, name), blank]
+    blank = " " * (width - used)
+    if align == "right":
+        return [(lead + blank, "normal"), (text, name)]
+    return [(lead, "normal"), (text, name), (blank, "normal")]
 
 
 def strip(pieces: Iterable[Piece], width: int | None = None) -> Strip:
@@ -83,9 +86,10 @@ def _strip(pieces: tuple[Piece, ...], width: int | None, look: object) -> Strip:
     runs: list[list[str]] = []  # neighbours of one style are one segment: fewer escape sequences
     for text, name in pieces:
         if width is not None:
-            if len(text) > width or not text.isascii():
-                text = shown(text, width)[0]
-            width -= cells(text)
+            used = len(text)
+            if used > width or not text.isascii():
+                text, used = shown(text, width)
+            width -= used
         if not text:
             continue
         if runs and runs[-1][1] == name:

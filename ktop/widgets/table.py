@@ -443,15 +443,14 @@ class VirtualTable(StripWidget, can_focus=True):
         base = self.row_style(row) if self.row_style and not branch else None
         pieces: list[Piece] = [(theme.glyphs().mark if here else " ", "accent")]
         for number, (column, cells) in enumerate(shown.shown):
-            if number:
-                pieces.append((" ", "normal"))
+            lead = " " if number else ""
             if column.draw is not None:
-                pieces += column.draw(row, cells)
+                pieces += [(lead, "normal"), *column.draw(row, cells)]
                 continue
             name = column.style(row) if column.style else "normal"
             if name == "normal" and base:
                 name = base
-            pieces += cell(column.text(row), cells, column.align, name)
+            pieces += cell(column.text(row), cells, column.align, name, lead)
         if here and self.has_focus:
             # one even bar, whatever the cells' own styles
             pieces = [("".join(text for text, _ in pieces), "cursor")]
