@@ -45,7 +45,7 @@ class BlockOp(Part):
 
 class Device(Part):
     """A block device. Rates, times and in_flight: /proc/diskstats; None while the device's
-    queue/iostats is off.
+    queue/iostats is off and nothing of it moves.
 
     kind: disk, partition, loop, dm (or lvm, crypt, mpath), md (or its level), zram, ram, nbd, rom.
     what: the name a mapping goes by, the file behind a loop device. parent: the disk of a

@@ -111,6 +111,35 @@ def test_rates_between_two_reads(tmp_path):
     assert vda.reads_per_s is None and vda.best_iops == 100.0
 
 
+@pytest.mark.parametrize("requests", [True, False])
+def test_a_mapping_counts_whatever_iostats_says(tmp_path, requests):
+    """Older kernels (6.1) count bios of devices whose iostats say 0; requests none does."""
+    stats = tmp_path / "diskstats"
+    sysfs(tmp_path, "dm-0", dm__name="slow", queue__iostats="0", **(
+        {"mq__0": ""} if requests else {}))
+    disks = Disks(str(stats), str(tmp_path))
+    seen = []
+    for reads in (100, 100, 130, 130):
+        stats.write_text(f" 254 0 dm-0 {reads} 0 800 50 0 0 0 0 1 400 350\n")
+        (row,) = disks.rows(len(seen) * SECOND, SECOND)
+        seen.append((row.reads_per_s, row.in_flight))
+    unknown = (None, None)
+    assert seen == [unknown] * 4 if requests else [unknown, unknown, (30.0, 1), (0.0, 1)]
+
+
+def test_iostats_switched_off_are_unknown_at_once(tmp_path):
+    """What moved before it was off does not say that it counts."""
+    stats = tmp_path / "diskstats"
+    disks = Disks(str(stats), str(tmp_path))
+    seen = []
+    for reads, on in ((100, "1"), (120, "0"), (120, "0")):
+        sysfs(tmp_path, "dm-0", dm__name="slow", queue__iostats=on)
+        stats.write_text(f" 254 0 dm-0 {reads} 0 800 50 0 0 0 0 1 400 350\n")
+        (row,) = disks.rows(20 * len(seen) * SECOND, SECOND)  # each is looked at anew
+        seen.append(row.reads_per_s)
+    assert seen == [None, None, None]
+
+
 # -- the programs' records ------------------------------------------------------------------------
 
 

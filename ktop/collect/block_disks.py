@@ -70,6 +70,8 @@ class Known:
     slaves: list[str] = field(default_factory=list)
     hidden: bool = False
     iostats: bool = True  # switched off, the kernel counts nothing: that is unknown, not zero
+    by_bio: bool = False  # it has no queue of requests: most device mapper, md, zram
+    counts: bool = False  # it was seen to count though iostats says off, see Disks.rows
     size_bytes: int | None = None
     rotational: bool | None = None
     scheduler: str | None = None
@@ -141,6 +143,7 @@ def look(name: str, sys_root: str = "/sys/class/block") -> Known:
     known.kind, known.what = _kind(base, name)
     known.slaves = _names(f"{base}/slaves")
     known.iostats = _text(f"{base}/queue/iostats") != "0"
+    known.by_bio = not os.path.isdir(f"{base}/mq")
     known.hidden = _text(f"{base}/hidden") == "1"
     spins = _text(f"{base}/queue/rotational")
     known.rotational = None if spins is None else spins == "1"
@@ -162,19 +165,25 @@ class Disks:
         self.cut = 0
 
     def rows(self, now: int, interval: int | None) -> list[Device]:
-        """A row for each device that has a size or has done anything."""
+        """A row for each device that has a size or has done anything.
+
+        Devices without a queue of requests say on older kernels (6.1, not 6.12) that iostats are
+        off, and are counted nevertheless: what moves while they are off is counted.
+        """
         found = parse(read_text(self._proc))
         old, self._last = self._last, found
         self._known = {name: known for name, known in self._known.items() if name in found}
         self._best = {name: best for name, best in self._best.items() if name in found}
         rows = []
         for name, (dev, stat) in found.items():
-            known = self._known.get(name)
+            known = was = self._known.get(name)
+            before = old.get(name)
             seal = _seal(name, self._sys) if name.startswith(_VOLATILE) else ""
             if known is None or now - known.checked_ns >= RECHECK_NS or seal != known.seal:
                 known = self._known[name] = look(name, self._sys)
                 known.checked_ns, known.seal = now, seal
-            before = old.get(name)
+            if known.by_bio and not known.iostats and was is not None and not was.iostats:
+                known.counts = was.counts or before not in (None, (dev, stat))
             if not known.size_bytes and (not any(stat) or before == (dev, stat)):
                 continue  # nothing behind it: a loop device without a file
             rows.append(self._row(name, dev, stat, known,
@@ -190,7 +199,7 @@ class Disks:
             name=clean(name, 64), dev=dev, kind=known.kind, what=known.what, parent=known.parent,
             slaves=known.slaves, counted=known.counted, size_bytes=known.size_bytes,
             rotational=known.rotational, scheduler=known.scheduler)
-        if not known.iostats:
+        if not (known.iostats or known.counts):
             return row
         row.in_flight = stat.in_flight
         row.best_iops, row.best_bytes_per_s = self._best.get(name, (None, None))
