@@ -123,8 +123,8 @@ def test_a_mapping_counts_whatever_iostats_says(tmp_path, requests):
         stats.write_text(f" 254 0 dm-0 {reads} 0 800 50 0 0 0 0 1 400 350\n")
         (row,) = disks.rows(len(seen) * SECOND, SECOND)
         seen.append((row.reads_per_s, row.in_flight))
-    unknown = (None, None)
-    assert seen == [unknown] * 4 if requests else [unknown, unknown, (30.0, 1), (0.0, 1)]
+    counted = [(None, None), (None, None), (30.0, 1), (0.0, 1)]
+    assert seen == ([(None, None)] * 4 if requests else counted)
 
 
 def test_iostats_switched_off_are_unknown_at_once(tmp_path):
