@@ -110,6 +110,36 @@ while True:
     assert pct(rows, "fsync") > 5 and pct(rows, "disk") < 1
 
 
+def test_waits_for_a_disk_are_told_where_all_is_read_by_helper(tmp_path: Path) -> None:
+    """As on kernels before 5.11: of bit fields the word is read, and of that the bits."""
+    if os.stat("/var/tmp").st_dev != os.stat("/").st_dev:
+        pytest.skip("/var/tmp is not on the disk")
+    code = """
+import mmap, os, sys
+f = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+m = mmap.mmap(-1, 1 << 16)
+os.pwrite(f, m, 0)
+print(flush=True)
+while True: os.preadv(f, [m], 0)
+"""
+    path = f"/var/tmp/ktop-waits-{os.getpid()}"
+    try:
+        found = []
+        for typed in (True, False):
+            with collecting(typed=typed) as c:
+                flavour = c._late.engines[0].loaded.facts["flavour"]  # type: ignore[union-attr]
+                assert ("KTOP_TYPED" in flavour) is typed
+                (row,) = waits(c, code, path)
+                found.append(row)
+    finally:
+        os.unlink(path)
+    for row in found:
+        assert pct([row], "disk") > 5 and pct([row], "file") < 1
+        off = row.off_cpu_pct or {}
+        assert off["disk"] == pytest.approx(pct([row], "disk"), abs=1)
+        assert off.get("uninterruptible", 0) < 1
+
+
 def test_reclaim_under_a_memory_limit(collector: Collector) -> None:
     """A group of v1 that may use 30 MB and reads 90 MB again and again: reclaim is seen, and the
     refaults are those that the kernel counts."""

@@ -141,16 +141,14 @@ static __always_inline u32 wait_on_futex(struct pt_regs *regs) { return KTOP_WAI
 /* An uninterruptible wait, enum ktop_wait. */
 static __always_inline u32 hard_wait(struct task_struct *task, u32 class)
 {
-#if defined(KTOP_TYPED) && defined(KTOP_HAS_task_struct_in_memstall)
-    if (task->in_memstall)
+#ifdef KTOP_HAS_task_struct_in_memstall
+    if (BITS(task_struct, task, in_memstall))
         return KTOP_W_MEMORY;
 #endif
     if (class == KTOP_C_FSYNC)
         return KTOP_W_FSYNC;
-#ifdef KTOP_TYPED
-    if (task->in_iowait)
+    if (BITS(task_struct, task, in_iowait))
         return KTOP_W_DISK;
-#endif
     return class == KTOP_C_PATH || class == KTOP_C_FD ? KTOP_W_FILE : KTOP_WAITS;
 }
 
@@ -184,11 +182,7 @@ static __always_inline void why_off_cpu(struct ktop_account *a, struct task_stru
     u8 *known = syscall_reason.lookup(&key);
     u32 both = known ? *known : 0, reason = both & 15;
     if (state & 2 && !(state & 0x400)) {   /* TASK_UNINTERRUPTIBLE, not TASK_NOLOAD (idle kthread) */
-#ifdef KTOP_TYPED
-        a->reason = task->in_iowait ? KTOP_DISK : KTOP_UNINTERRUPTIBLE;
-#else
-        a->reason = KTOP_UNINTERRUPTIBLE;
-#endif
+        a->reason = BITS(task_struct, task, in_iowait) ? KTOP_DISK : KTOP_UNINTERRUPTIBLE;
         a->wait = hard_wait(task, both >> 4);
         return;
     }

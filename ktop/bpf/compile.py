@@ -198,7 +198,8 @@ class Loader:
         best_reasons: dict[str, str] = {}
         failure = Refused("nothing was tried")
         text = self.common + "".join(self.sources.values())
-        tried = flavours(text, self.btf.constants("bpf_func_id")) if self.btf else [()]
+        typed = self.btf and self.options.get("typed", True)
+        tried = flavours(text, self.btf.constants("bpf_func_id")) if typed else [()]
         for flavour in tried:
             self.reasons = {}
             try:

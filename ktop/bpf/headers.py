@@ -12,7 +12,8 @@ Each `*.bpf.c` says in a comment which kernel fields it reads:
 `a|b` is one field under the name it has had in different kernels, always emitted as `a`; `?` is
 optional; `a.b` is a field of the member `a` whose own struct has no name, emitted as `a_b`. What is
 emitted is not the kernel's struct but a union of fields, each at the offset that BTF gives, with a
-static assertion of that offset: a layout cannot be wrong in silence.
+static assertion of that offset: a layout cannot be wrong in silence. A bit field `a` has its word
+beside it, `a_word`, for programs that read by helper (BITS in ktop.bpf.h).
 For each thing named, `KTOP_HAS_<struct>_<field>`, `KTOP_HAS_<struct>`, `KTOP_HAS_<constant>` or
 `KTOP_ARGS_<tracepoint>` is defined where the kernel has it, and `KTOP_HELPER_<name>` where BPF
 programs may call that helper.
@@ -176,7 +177,8 @@ class _Emitter:
             unit, bit = divmod(found.bit_offset, 32)
             pad = f"u8 pad_{name}[{unit * 4}]; " if unit else ""
             gap = f"u32 : {bit}; " if bit else ""
-            return f"    struct {{ {pad}{gap}u32 {name} : {found.bitfield_bits}; }};\n"
+            return (f"    struct {{ {pad}union {{ u32 {name}_word; "
+                    f"struct {{ {gap}u32 {name} : {found.bitfield_bits}; }}; }}; }};\n")
         offset = found.bit_offset // 8
         pad = f"u8 pad_{name}[{offset}]; " if offset else ""
         return f"    struct {{ {pad}{self.declaration(found.type_id, name)}; }};\n"
@@ -195,7 +197,11 @@ class _Emitter:
                 continue
             arms += self.member(name, canonical, found)
             after += f"#define KTOP_HAS_{name}_{canonical} 1\n"
-            if not found.bitfield_bits:
+            if found.bitfield_bits:
+                after += (f"#define KTOP_SHIFT_{name}_{canonical} {found.bit_offset % 32}\n"
+                          f"#define KTOP_MASK_{name}_{canonical} "
+                          f"{(1 << found.bitfield_bits) - 1}u\n")
+            else:
                 after += (f"_Static_assert(__builtin_offsetof(struct {name}, {canonical}) == "
                           f"{found.bit_offset // 8}, \"{name}.{canonical}\");\n")
         return (f"#define KTOP_HAS_{name} 1\nstruct {name} {{ union {{\n"

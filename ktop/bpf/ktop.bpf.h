@@ -28,6 +28,17 @@
 #define PR(p, field) ({ typeof((p)->field) v_; \
     bpf_probe_read_kernel(&v_, sizeof(v_), (const void *)&(p)->field); v_; })
 
+/* A bit field. By helper its word is read, and of that the bits where BTF has them; where they are in
+ * the structs of installed headers cannot be asked: 0. */
+#ifdef KTOP_TYPED
+#define BITS(record, p, field) ((p)->field)
+#elif defined(KTOP_KERNEL_HEADERS)
+#define BITS(record, p, field) 0
+#else
+#define BITS(record, p, field) \
+    (PR(p, field##_word) >> KTOP_SHIFT_##record##_##field & KTOP_MASK_##record##_##field)
+#endif
+
 /* @kernel
  * task_struct: pid tgid comm flags real_parent|parent group_leader cgroups
  * css_set: dfl_cgrp subsys

@@ -88,9 +88,7 @@ static __always_inline void fill_thread(struct ktop_task *r, struct task_struct 
     r->uid = VALUE(cred, euid, val);
     r->state = (u32)F(task, __state) | (u32)F(task, exit_state);
     r->flags = F(task, flags) & KTOP_PF_KTHREAD ? 1 : 0;
-#ifdef KTOP_TYPED
-    r->flags |= task->in_iowait ? 2 : 0;
-#endif
+    r->flags |= BITS(task_struct, task, in_iowait) ? 2 : 0;
     bpf_probe_read_kernel(r->comm, sizeof(r->comm), task->comm);
     r->start_boottime_ns = F(task, start_boottime);
     r->cgroup = cgroup_of(task);

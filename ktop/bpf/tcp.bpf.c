@@ -49,10 +49,8 @@ static __always_inline void tcp_fill_flow(struct ktop_tcp_sock *r, struct tcp_so
     r->rto_jiffies = F(icsk, icsk_rto);
     if (F(icsk, icsk_probes_out))
         r->flags |= KTOP_TF_PROBING;
-#ifdef KTOP_TYPED
-    u32 ca = icsk->icsk_ca_state;  /* TCP_CA_Recovery, TCP_CA_Loss */
+    u32 ca = BITS(inet_connection_sock, icsk, icsk_ca_state);  /* TCP_CA_Recovery, TCP_CA_Loss */
     r->flags |= ca == 3 ? KTOP_TF_RECOVERY : ca == 4 ? KTOP_TF_LOSS : 0;
-#endif
 }
 
 /* Of the file that the socket is to its processes, 0: none. It never changes: it is looked up once,
@@ -305,9 +303,9 @@ int tcp_state(u64 *ctx)
 
 static __always_inline u32 tcp_why(struct tcp_sock *tp)
 {
-#ifdef KTOP_TYPED
     struct inet_connection_sock *icsk = (void *)tp;
-    u32 state = F((struct sock_common *)tp, skc_state), ca = icsk->icsk_ca_state;
+    u32 state = F((struct sock_common *)tp, skc_state);
+    u32 ca = BITS(inet_connection_sock, icsk, icsk_ca_state);
     if (state == KTOP_TCP_SYN_SENT)
         return KTOP_WHY_SYN;
     if (ca == 4)                         /* TCP_CA_Loss: a timeout, and what it declared lost */
@@ -316,7 +314,6 @@ static __always_inline u32 tcp_why(struct tcp_sock *tp)
         return KTOP_WHY_TLP;
     if (ca == 3)                         /* TCP_CA_Recovery */
         return KTOP_WHY_FAST;
-#endif
     return KTOP_WHY_UNKNOWN;
 }
 

@@ -32,15 +32,16 @@ MIN_INTERVAL_NS, MAX_INTERVAL_NS = 100_000_000, 60_000_000_000
 @dataclass
 class Options:
     """interval_ns between frames; bpf False: psutil only; watch: layers whose on-demand probes are
-    attached from the start; skip: probes not to load, btf False: use the installed kernel headers
-    (both for tests). limits: what volumes are sold as, `vda=3000iops,125MBps`. as_root: what a user
-    would start to see everything."""
+    attached from the start; skip: probes not to load, btf False: use the installed kernel headers,
+    typed False: read by helper only, as on 5.10 (all for tests). limits: what volumes are sold as,
+    `vda=3000iops,125MBps`. as_root: what a user would start to see everything."""
 
     interval_ns: int = 1_000_000_000
     bpf: bool = True
     watch: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     btf: bool = True
+    typed: bool = True
     limits: tuple[str, ...] = ()
     as_root: str = "sudo ktop"
 
@@ -81,7 +82,8 @@ class Collector:
             self._without(f"{why}: {self.options.as_root} shows everything")
             return
         options = {"cgroup_v1": bool(hierarchy and hierarchy.v1),
-                   "skip": list(self.options.skip), "btf": self.options.btf}
+                   "skip": list(self.options.skip), "btf": self.options.btf,
+                   "typed": self.options.typed}
         engine = Engine(options)
         engine.start()
         loaded = engine.wait()

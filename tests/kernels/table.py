@@ -140,8 +140,4 @@ the verifier and is attached, its count was not shown; `fallback`, `absent`: why
 ktop and its Python are the host's, Debian 12, and so is bcc 0.26; 0.31 is Debian 13's own
 (`--own-bcc`, for 6.12 and newer).
 
-On 5.10 programs read kernel memory by helper only, and no bit fields: `in_iowait` and `in_memstall`
-are not seen there, so that a wait for a disk is told as one for a file, and one for memory not as
-such.
-
 """
