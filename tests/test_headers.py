@@ -83,7 +83,10 @@ def test_fields_are_where_the_blob_says() -> None:
     assert "u8 pad_hidden[16]; s64 hidden;" in text
     assert "u8 pad_same_place[16]; u32 same_place;" in text
     assert "u8 pad_live[4]; u32 live;" in text  # atomic_t is its counter
-    assert "u8 pad_bits[24]; u32 : 5; u32 bits : 3;" in text
+    assert ("u8 pad_bits[24]; union { u32 bits_word; struct { u32 : 5; u32 bits : 3; }; };"
+            in text)
+    assert "#define KTOP_SHIFT_thing_bits 5\n" in text
+    assert "#define KTOP_MASK_thing_bits 7u\n" in text
     assert "#define RED 3" in text and "GREEN" not in text
     assert "#define KTOP_ARGS_happening 2" in text and "never" not in text
 
