@@ -464,6 +464,16 @@ async def test_focus_stays_where_it_was() -> None:
         assert s.app.focused is focused
 
 
+async def test_a_message_outlives_the_time_of_the_one_before() -> None:
+    """After a stop both are due at once: the old one's time, and what there is to say."""
+    async with stage() as s:
+        s.app.say("old")
+        over = s.app._message_timer._callback  # type: ignore[union-attr]
+        s.app.say("new")
+        over()  # type: ignore[misc]
+        assert s.app.query_one(Status).text == "new"
+
+
 async def test_message_goes_away() -> None:
     async with stage() as s:
         s.app.say("hello")

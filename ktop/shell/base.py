@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from textual.timer import Timer
@@ -78,6 +79,7 @@ class Shell(TerminalApp):
         self._own_cpu: float | None = None
         self._cpu_mark = (time.monotonic(), time.process_time())
         self._message_timer: Timer | None = None
+        self._said = 0
         self._work_timer: Timer | None = None
 
     def look_anew(self) -> None:
@@ -330,10 +332,13 @@ class Shell(TerminalApp):
         """A line for the user; after a while it gives way to what always holds."""
         if self._message_timer is not None:
             self._message_timer.stop()
-        self._message_timer = self.set_timer(MESSAGE_S, self._message_over)
+        self._said += 1
+        self._message_timer = self.set_timer(MESSAGE_S, partial(self._message_over, self._said))
         self.status.say(text, style)
 
-    def _message_over(self) -> None:
+    def _message_over(self, number: int | None = None) -> None:
+        if number not in (None, self._said):
+            return  # its timer was due when the next was said, as all are after a stop
         if self._message_timer is not None:
             self._message_timer.stop()
             self._message_timer = None
