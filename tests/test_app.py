@@ -471,6 +471,7 @@ async def test_a_message_outlives_the_time_of_the_one_before() -> None:
         over = s.app._message_timer._callback  # type: ignore[union-attr]
         s.app.say("new")
         over()  # type: ignore[misc]
+        await s.pilot.pause()
         assert s.app.query_one(Status).text == "new"
 
 
