@@ -323,10 +323,12 @@ class CalmScreen(Screen[Any]):
         return bool(getattr(self.app._driver, "busy", False))
 
     def _on_timer_update(self) -> None:
-        if self._terminal_busy():
+        if self._terminal_busy() or (self._owes_refresh and self.app._batch_count):
             return  # the timer goes on, so this is asked again
         if self._owes_refresh:
             self._owes_refresh = False
+            # a refresh forgets who is dirty, and some are since the one that is owed
+            self._compositor.update_widgets(self._dirty_widgets)
             self._compositor_refresh()
         super()._on_timer_update()
 

@@ -407,6 +407,20 @@ async def test_slow_link_skips_frames_and_says_so(monkeypatch: pytest.MonkeyPatc
         assert "link slow: 2 samples not drawn" in s.text
 
 
+async def test_what_changed_since_a_picture_that_is_owed_is_in_it(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stage() as s:
+        screen, status = s.app.screen, s.app.query_one(Status)
+        drawn: list[Any] = []
+        monkeypatch.setattr(s.app, "_display", lambda _, update: drawn.append(update))
+        screen._owes_refresh = True  # the terminal was busy
+        status.refresh()
+        screen._dirty_widgets = {status}
+        screen._on_timer_update()
+        assert {y for update in drawn if update for y, _, _ in update.spans} == {status.region.y}
+        assert not screen._owes_refresh and not screen._dirty_widgets
+
+
 @pytest.mark.parametrize("size", [
     (80, 24), (120, 40), (200, 60), (60, 15), (30, 8), (8, 3), (1, 1)])
 async def test_sizes(size: tuple[int, int]) -> None:
