@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import msgspec
 import pytest
 from textual import events
+from work import counted
 
 from ktop.query import parse
 from ktop.query_match import compile
@@ -216,8 +216,8 @@ async def test_j_and_k_move_and_do_nothing_else():
         assert table.rows.index(table.selected_row) == 1
 
 
-async def test_a_filter_shows_within_a_tenth_of_a_second():
-    """5,000 rows: from the key to the repainted table, the CPU time of this process."""
+async def test_a_filter_is_cheap():
+    """5,000 rows: from the key to the repainted table. (In milliseconds: bench/drill.py.)"""
     app = play()
     async with app.run_test(size=(120, 40)) as pilot:
         await still(pilot)
@@ -227,14 +227,12 @@ async def test_a_filter_shows_within_a_tenth_of_a_second():
                           | {"pid": 100_000 + n}) for n, row in
                 enumerate(some * (5000 // len(some) + 1))][:5000]
         table.set_rows(many)
-        took = []
         for text in ("cpu > 1", "python", "comm ~ py.*", ""):
             matcher = compile(parse(text), table.vocabulary())
-            began = time.thread_time()
-            table.set_filter(matcher, text)
-            await asyncio.sleep(0)
-            took.append(time.thread_time() - began)
-        assert max(took) < 0.1, took
+            with counted() as work:
+                table.set_filter(matcher, text)
+                await asyncio.sleep(0)
+            assert work.lines < 300_000
 
 
 async def test_the_screen_of_a_process_is_filtered_and_stacks_have_a_search_of_their_own():

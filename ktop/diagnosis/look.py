@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -41,8 +42,10 @@ class Waiter:
 class Look:
     """A frame, its scope, and the waiters in it. `seconds`: of the interval.
 
-    tracked: somebody keeps the accounts. fsync_is_disk: fsyncs are charged to a device, as the
-    block pipe has found. at_work: processes that others wait for, as the upstream pipe has found.
+    held: by control group, the part of its threads' time during which a quota holds them all back,
+    and whose quota. tracked: somebody keeps the accounts. fsync_is_disk: fsyncs are charged to a
+    device, as the block pipe has found. at_work: processes that others wait for, as the upstream
+    pipe has found.
     """
 
     frame: Frame
@@ -52,11 +55,13 @@ class Look:
     waiters: dict[int, Waiter] = field(default_factory=dict)
     by_pid: dict[int, Process] = field(default_factory=dict)
     groups: dict[int, Cgroup] = field(default_factory=dict)
+    held: dict[int, tuple[float, Cgroup]] = field(default_factory=dict)
     tracked: bool = False
     fsync_is_disk: bool = False
     at_work: dict[int, bool] = field(default_factory=dict)
     _ends: dict[tuple[str, int, int], list[Connection]] | None = None
     _holders: dict[int | None, list[Connection]] | None = None
+    _by_path: tuple[list[str], list[Cgroup]] | None = None
 
     def inside(self, pid: int | None, cgroup: int | None = None) -> bool:
         """Whether it is in the scope."""
@@ -87,6 +92,18 @@ class Look:
         """Path of a control group."""
         group = self.groups.get(cgroup) if cgroup is not None else None
         return group.path if group is not None else None
+
+    def within(self, group: Cgroup) -> list[Cgroup]:
+        """A control group and all below it."""
+        if self._by_path is None:  # below one path is a run of all of them in order
+            ordered = sorted(self.frame.cgroups, key=attrgetter("path"))
+            self._by_path = [g.path for g in ordered], ordered
+        paths, groups = self._by_path
+        path = group.path.rstrip("/")
+        if not path:
+            return groups
+        return (groups[bisect_left(paths, path):bisect_right(paths, path)]
+                + groups[bisect_left(paths, f"{path}/"):bisect_left(paths, f"{path}0")])
 
     def actor(self, process: Process, share: float | None = None) -> Actor:
         """A process by its name in the report."""
@@ -129,20 +146,20 @@ def set_percentiles(pipe: Pipe, found: Hist | None) -> None:
         hist.percentile(found, pct) for pct in hist.PERCENTILES)
 
 
-def held_back(frame: Frame) -> dict[int, tuple[float, Cgroup]]:
-    """By control group: the part of its threads' time during which a quota holds them all back.
+def _held_back(look: Look) -> dict[int, tuple[float, Cgroup]]:
+    """What Look.held says.
 
     throttled_pct sums over CPUs. While a group is throttled everybody in it that could run waits,
     so a runnable thread's part is the throttled time of one CPU: divided by the CPUs it could use.
     """
-    throttled = [g for g in frame.cgroups if g.throttled_pct]
     found: dict[int, tuple[float, Cgroup]] = {}
-    for quota in throttled:
-        below = quota.path.rstrip("/") + "/"
-        members = [g for g in frame.cgroups if g.path == quota.path or g.path.startswith(below)]
+    for quota in look.frame.cgroups:
+        if not quota.throttled_pct:
+            continue
+        members = look.within(quota)
         runnable = sum((g.cpu_pct or 0.0) + (g.runq_wait_pct or 0.0) for g in members) / 100
-        cpus = min(float(frame.host.cpus), max(1.0, runnable))
-        part = min(1.0, (quota.throttled_pct or 0.0) / 100 / cpus)
+        cpus = min(float(look.frame.host.cpus), max(1.0, runnable))
+        part = min(1.0, quota.throttled_pct / 100 / cpus)
         for group in members:
             if part > found.get(group.id, (0.0, quota))[0]:
                 found[group.id] = (part, quota)
@@ -154,7 +171,7 @@ def look_at(frame: Frame, members: Members | None, limits: Thresholds) -> Look:
     interval = frame.clock.interval_ns
     look = Look(frame, members, limits, (interval or 0) / 1e9)
     look.groups = {g.id: g for g in frame.cgroups}
-    held = held_back(frame)
+    look.held = _held_back(look)
     pauses: dict[int, float] = {}
     if frame.files is not None and frame.files.cache is not None:
         pauses = {t.pid: (t.pause_pct or 0.0) / 100 for t in frame.files.cache.throttled}
@@ -172,8 +189,8 @@ def look_at(frame: Frame, members: Members | None, limits: Thresholds) -> Look:
         off = p.off_cpu_pct
         if not waits and not p.runq_wait_pct and not (off and "lock" in off):
             continue
-        waiters[p.pid] = _split(p, held.get(p.cgroup, (0.0, None))[0] if p.cgroup else 0.0,
-                                pauses.get(p.pid, 0.0))
+        held, _ = look.held.get(p.cgroup or 0, (0.0, None))
+        waiters[p.pid] = _split(p, held, pauses.get(p.pid, 0.0))
     _thrashing(look)
     return look
 

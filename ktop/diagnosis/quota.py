@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from ktop.diagnosis.look import Look, held_back, weighted
+from ktop.diagnosis.look import Look, weighted
 from ktop.diagnosis.model import Actor, Evidence, Finding, Pipe
 from ktop.model import Cgroup
 
@@ -14,12 +14,11 @@ def measure(look: Look) -> list[Pipe]:
     """One pipe for each group whose quota holds somebody of the scope back."""
     if all(g.throttled_pct is None for g in look.frame.cgroups if g.quota_cpus is not None):
         return [Pipe("quota", stalled=0.0)]
-    held = held_back(look.frame)
     stalls: dict[int, float] = {}
     quotas: dict[int, Cgroup] = {}
     for w in look.waiters.values():
-        if w.quota and w.process.cgroup in held:
-            quota = held[w.process.cgroup][1]
+        if w.quota and w.process.cgroup in look.held:
+            quota = look.held[w.process.cgroup][1]
             quotas[quota.id] = quota
             stalls[quota.id] = stalls.get(quota.id, 0.0) + w.quota
     pipes = [_one(look, quotas[i], stalled) for i, stalled in stalls.items()]
@@ -29,10 +28,8 @@ def measure(look: Look) -> list[Pipe]:
 def _one(look: Look, group: Cgroup, stalled: float) -> Pipe:
     t = look.limits
     quota = group.quota_cpus or 0.0
-    below = group.path.rstrip("/") + "/"
-    inside = {g.id for g in look.frame.cgroups
-              if g.id == group.id or g.path.startswith(below)}
-    used = sum((g.cpu_pct or 0.0) for g in look.frame.cgroups if g.id in inside) / 100
+    inside = {g.id for g in look.within(group)}
+    used = sum((g.cpu_pct or 0.0) for g in look.within(group)) / 100
     periods = group.periods_per_s or 0.0
     share = 100 * (group.throttled_per_s or 0.0) / periods if periods else 0.0
     pipe = Pipe("quota", group.path, stalled=stalled, rate_per_s=group.throttled_per_s,
@@ -66,8 +63,7 @@ class QuotaBursts:
 
 def _starter(look: Look, group: Cgroup) -> Actor | None:
     """Who was at it in a burst: the parent of what was run in the group, else who used the CPU."""
-    below = group.path.rstrip("/") + "/"
-    inside = {g.id for g in look.frame.cgroups if g.id == group.id or g.path.startswith(below)}
+    inside = {g.id for g in look.within(group)}
     parents: dict[tuple[int, str], int] = {}
     for e in look.frame.processes.events:
         if e.kind == "exit" and e.cgroup in inside:
@@ -83,9 +79,8 @@ def _starter(look: Look, group: Cgroup) -> Actor | None:
 def quota_bursts(look: Look, known: dict[int, QuotaBursts]) -> list[tuple[str, Finding]]:
     """Groups that use up their quota in short bursts: too short to be named, felt each time."""
     t, now = look.limits, look.frame.clock.monotonic_ns
-    held = held_back(look.frame)
     for group in look.frame.cgroups:
-        part, quota = held.get(group.id, (0.0, group))
+        part, quota = look.held.get(group.id, (0.0, group))
         if not group.throttled_pct or quota.id != group.id:
             continue
         bursts = known.setdefault(group.id, QuotaBursts())
@@ -96,17 +91,16 @@ def quota_bursts(look: Look, known: dict[int, QuotaBursts]) -> list[tuple[str, F
         else:
             bursts.moments.append((now, ms, _starter(look, group)))
         bursts.since_ns = now
-    groups = {g.id: g for g in look.frame.cgroups}
     found = []
     for number, bursts in list(known.items()):
         while bursts.moments and now - bursts.moments[0][0] > t.quota_burst_every_s * 1e9:
             bursts.moments.popleft()
-        if not bursts.moments or number not in groups:
+        if not bursts.moments or number not in look.groups:
             del known[number]
             continue
         long = [moment for moment in bursts.moments if moment[1] >= t.quota_burst_ms]
         if len(long) >= 2 and look.inside(None, number):
-            found.append((f"quota bursts {number}", _bursts(look, groups[number], long)))
+            found.append((f"quota bursts {number}", _bursts(look, look.groups[number], long)))
     return found
 
 
