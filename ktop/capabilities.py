@@ -69,8 +69,8 @@ NEEDS = (
          "unless this is root"),
     Need(Cap.SYS_ADMIN, "enter other network namespaces, kernel stacks in /proc, the programs' "
          "run times, mount a tracefs that is not there; before Linux 5.8 all of BPF",
-         "connections of other network namespaces, where a thread waits in the kernel, what the "
-         "probes cost"),
+         "counters and interfaces of other network namespaces, where a thread waits in the kernel, "
+         "what the probes cost"),
     # kallsyms_show_value(): since 4.15 perf_event_paranoid has a say as well
     Need(Cap.SYSLOG, "the kernel's addresses, where kptr_restrict or perf_event_paranoid hides "
          "them from others", ""),

@@ -29,6 +29,7 @@ class _Fold:
     ticks: deque[_Tick] = field(default_factory=deque)
     last_error: str | None = None
     last_args: str | None = None
+    row: ProcessFold | None = None  # until one of these moves
 
 
 class Folds:
@@ -49,6 +50,7 @@ class Folds:
             fold = self._folds[key] = _Fold()
             if len(self._folds) > MAX_FOLDS:
                 self._folds.popitem(last=False)
+        fold.row = None
         self._folds.move_to_end(key)
         if not fold.ticks or fold.ticks[-1].time_ns != now:
             fold.ticks.append(_Tick(now))
@@ -76,18 +78,23 @@ class Folds:
             fold = self._folds[key]
             while fold.ticks and fold.ticks[0].time_ns <= now - WINDOW_NS:
                 fold.ticks.popleft()
+                fold.row = None
             if not fold.ticks:
                 del self._folds[key]
                 continue
-            sums = [sum(column) for column in zip(*(
-                (t.execs, t.failed, t.exits, t.exits_bad, t.cpu_ns, t.lifetime_ns)
-                for t in fold.ticks), strict=True)]
-            parent, command, cgroup = key
-            execs, failed, exits, bad, cpu, lifetime = sums
-            found.append(ProcessFold(
-                parent_comm=parent, comm=command, cgroup=cgroup, window_ns=window, execs=execs,
-                failed=failed, exits=exits, exits_bad=bad,
-                execs_per_min=(execs + failed) * 60e9 / window, cpu_ns=cpu, lifetime_ns=lifetime,
-                last_error=fold.last_error, last_args=fold.last_args))
+            if fold.row is None or fold.row.window_ns != window:
+                fold.row = _row(key, fold, window)
+            found.append(fold.row)
         found.sort(key=lambda f: (-f.execs - f.failed, -f.exits, f.parent_comm, f.comm, f.cgroup))
         return found
+
+
+def _row(key: tuple[str, str, int], fold: _Fold, window: int) -> ProcessFold:
+    execs, failed, exits, bad, cpu, lifetime = [sum(column) for column in zip(*(
+        (t.execs, t.failed, t.exits, t.exits_bad, t.cpu_ns, t.lifetime_ns)
+        for t in fold.ticks), strict=True)]
+    parent, command, cgroup = key
+    return ProcessFold(
+        parent_comm=parent, comm=command, cgroup=cgroup, window_ns=window, execs=execs,
+        failed=failed, exits=exits, exits_bad=bad, execs_per_min=(execs + failed) * 60e9 / window,
+        cpu_ns=cpu, lifetime_ns=lifetime, last_error=fold.last_error, last_args=fold.last_args)

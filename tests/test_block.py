@@ -200,6 +200,21 @@ def test_users_come_go_and_are_forgotten():
     assert row.read is None and row.other == Hist({5: 3}, 30)
 
 
+def test_users_taken_out_of_the_map_are_told_of_once():
+    users, key = rec.Users(), who()
+    users.update([(key, proc_value(5, 3))], None, name_of)
+    taken = [(key, bytes(proc_value(5, 3)))]
+    assert users.update([], SECOND, name_of, taken) == []
+    (row,) = users.update([(key, proc_value(2, 3, born=2))], SECOND, name_of)
+    assert row.reads_per_s == 2.0 and users.moved == [key]
+    # one more just before it was taken, and again before the read
+    taken = [(key, bytes(proc_value(3, 3, born=2)))]
+    rows = users.update([(key, proc_value(4, 3, born=3))], SECOND, name_of, taken)
+    assert [row.reads_per_s for row in rows] == [1.0, 4.0]
+    assert users.update([(key, proc_value(4, 3, born=3))], SECOND, name_of) == []
+    assert users.moved == []
+
+
 def test_users_are_folded_by_process_and_by_cgroup():
     users = rec.Users()
     users.update([], None, name_of)

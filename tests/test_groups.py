@@ -3,6 +3,7 @@
 import pytest
 from frames import make_frame
 from session import frames as session_frames
+from work import counted
 
 from ktop import hist
 from ktop.fold import fold
@@ -30,22 +31,22 @@ def shape(groups):
 
 def test_the_tree_has_a_branch_only_where_it_branches():
     groups = known("/", "/a/b/c", "/a/b/d", "/x/y/z")
-    found = tree(rows_of(2, 2, 3, 4), groups, frozenset())
+    found = tree(rows_of(2, 2, 3, 4), groups)
     assert shape(found) == [("/x/y/z", 1, []),
                             ("/a/b", 3, [("/a/b/c", 2, []), ("/a/b/d", 1, [])])]
-    with_root = tree(rows_of(1, 2, 3), groups, frozenset())
+    with_root = tree(rows_of(1, 2, 3), groups)
     assert [(g.path, g.count) for g in with_root] == [("/", 3)]
 
 
 def test_rows_of_groups_that_are_gone_are_not_lost():
-    found = tree(rows_of(1, 99, None), known("/a"), frozenset())
+    found = tree(rows_of(1, 99, None), known("/a"))
     assert {(g.name, g.count) for g in found} == {("a", 1), ("gone: 99", 1), ("unknown", 1)}
 
 
 def test_totals_are_sums_and_percentiles_are_of_all_rows():
     frame = session_frames()[-1]
     rows = frame.processes.rows
-    roots = tree(rows, {g.id: g for g in frame.cgroups}, frozenset())
+    roots = tree(rows, {g.id: g for g in frame.cgroups})
     total = fold(rows)
     assert sum(g.count for g in roots) == len(rows)
     for field in ("cpu_pct", "threads", "rss_bytes", "read_bytes_per_s", "voluntary_per_s"):
@@ -83,6 +84,32 @@ def test_lines_follow_the_column_and_open_on_request():
     assert texts["pid"] == texts["command"] == texts["age"] == ""
     assert folding.key(line) == ("group", "/b")
     assert folding.key(rows[0]) is None
+
+
+def test_sums_are_made_again_when_something_has_changed_and_only_then():
+    folding = GroupTree()
+    folding.groups = known("/a", "/b")
+    rows = rows_of(1, 2, 2)
+
+    def lines(some):
+        return {line.name: line.total for line in folding.lines(some, lambda r: r.pid, None, True)
+                if isinstance(line, Group)}
+
+    first = lines(rows)
+    folding.toggle(folding.lines(rows, lambda r: r.pid, None, True)[0])
+    folding.groups = dict(folding.groups)
+    with counted() as work:
+        again = lines(list(rows))
+    assert work.lines < 60 and all(again[name] is first[name] for name in first)
+    later = rows_of(1, 2, 2)
+    later[1].cpu_pct = 50.0
+    assert lines(later)["b"].cpu_pct == 60.0
+    assert lines(later[:2])["b"].cpu_pct == 50.0
+    folding.groups = known("/a", "/c")
+    assert set(lines(later[:2])) == {"a", "c"}
+    before = lines(later)
+    folding.forget()
+    assert folding._summed[0] == () and lines(later)["c"] is not before["c"]
 
 
 def test_every_column_can_say_something_of_every_group():

@@ -63,8 +63,12 @@ def other() -> Iterator[int]:
 def seen(frame: Frame, pid: int) -> set[str]:
     """Which of the things that need a capability this frame has."""
     found = set()
-    if frame.tcp is not None and any(row.pid == pid for row in frame.tcp.listeners):
-        found.add("namespaces")
+    if frame.tcp is not None:
+        spaces = {row.netns for row in frame.tcp.listeners if row.pid == pid}
+        if spaces:
+            found.add("sockets")
+        if any(row.netns in spaces for row in frame.tcp.interfaces):
+            found.add("namespaces")
     detail = frame.detail
     if detail is not None:
         if detail.io is not None and detail.io.read_calls is not None:
@@ -107,7 +111,7 @@ def without(collector: Collector, pid: int, missing: frozenset[Cap],
     return set(said.split()) - {"."}
 
 
-EVERYTHING = {"cost", "namespaces", "io", "descriptors", "stack"}
+EVERYTHING = {"cost", "namespaces", "sockets", "io", "descriptors", "stack"}
 
 
 @pytest.mark.parametrize(("missing", "lost"), [

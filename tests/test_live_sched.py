@@ -210,6 +210,33 @@ def test_throttling_against_cpu_stat(collector: Collector) -> None:
         second["throttled_time"] - first["throttled_time"], rel=0.1)
 
 
+def test_a_zombies_waits_are_counted_once(collector: Collector) -> None:
+    """Shown while it lived and as an ended one's, all in all as often as it was switched out."""
+    with cpu_cgroup(-1) as group:
+        collector.tick()
+        collector.tick()
+        go, released = os.pipe()
+        with open(go, "rb"), open(released, "wb") as release:
+            pid = os.fork()
+            if not pid:
+                os.close(released)
+                (group / "cgroup.procs").write_text("0")
+                for _ in range(500):
+                    time.sleep(0.0005)
+                os.read(go, 1)
+                os._exit(0)
+            time.sleep(0.6)
+            frames = [collector.tick()]
+            release.close()
+            time.sleep(0.1)
+            frames += [collector.tick(), collector.tick()]  # a zombie meanwhile
+            _, _, used = os.wait4(pid, 0)
+            frames += [collector.tick(), collector.tick()]
+    counted = [hist.count(g.runq) if g.runq else 0
+               for f in frames for g in f.cgroups if g.path == f"/{group.name}"]
+    assert sum(counted) == pytest.approx(used.ru_nvcsw + used.ru_nivcsw, abs=30), counted
+
+
 def test_cpu_shares_against_the_known_load(collector: Collector) -> None:
     with child(spin, CPU):
         time.sleep(0.2)

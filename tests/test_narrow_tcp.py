@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 import pytest
-from frames import SECOND
 from narrowkit import frame_with, untouched
 from test_panes import PaneApp
+from work import counted
 
 from ktop import hist
 from ktop.model import Hist
@@ -169,9 +167,6 @@ def test_it_is_cheap() -> None:
     frame = frame_with(layer)
     for members in (Members(frozenset(range(500)), frozenset({10})),
                     Members(frozenset(range(0, 500, 2)), None)):
-        times = []
-        for _ in range(7):
-            begin = time.process_time_ns()
+        with counted() as work:
             narrow(layer, members, frame)
-            times.append(time.process_time_ns() - begin)
-        assert min(times) < 0.010 * SECOND
+        assert work.lines < 50_000

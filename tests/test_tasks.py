@@ -133,6 +133,20 @@ def test_histograms_are_differences_and_fold() -> None:
     assert t.buried == [(0, tuple(histogram_counts(b3=1, b9=2)))]
 
 
+def test_an_ended_threads_histogram_is_told_of_once() -> None:
+    """A zombie's when it becomes one; another's that had the number, when that is seen."""
+    t = table([record(10)], [record(10, voluntary=1), histogram(10, b3=5)],
+              [record(10, voluntary=1, state=0x20), histogram(10, b3=6)])
+    assert t.buried == [(0, tuple(histogram_counts(b3=6)))]
+    t.update(record(10, voluntary=1, state=0x20), 4 * SECOND, 0)
+    assert t.buried == []
+    t.update(b"", 5 * SECOND, 0)
+    assert t.buried == []
+    t = table([record(10)], [record(10, voluntary=1), histogram(10, b3=5)],
+              [record(10, start_boottime_ns=2 * SECOND)])
+    assert t.buried == [(0, tuple(histogram_counts(b3=5)))]
+
+
 def histogram_counts(**counts: int) -> list[int]:
     return [counts.get(f"b{i}", 0) for i in range(TASK_HIST_SLOTS)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes as ct
 import os
+from collections.abc import Callable
 
 from ktop.bpf import syscall
 from ktop.bpf.probes import TRACEFS, Probe
@@ -19,10 +20,13 @@ def mount_tracefs() -> str | None:
     return f"tracefs was not mounted: mounted at {TRACEFS}"
 
 
-def attach(probe: Probe, program: int, typed: bool) -> list[int]:
-    """The fds that hold the program attached; closing them detaches it. Raises OSError."""
+def attach(probe: Probe, program: int, typed: bool, map_fd: Callable[[str], int]) -> list[int]:
+    """The fds that hold the program attached; closing them detaches it. Raises OSError.
+
+    map_fd: the descriptor of a map of the program's, by name.
+    """
     if probe.kind == "iter":
-        return [syscall.iter_link(program)]
+        return [syscall.iter_link(program, map_fd(probe.over) if probe.over else None)]
     if probe.kind == "tp":
         return [syscall.raw_tracepoint_open(program, None if typed else probe.target)]
     if probe.kind == "clock":

@@ -216,20 +216,22 @@ class Loader:
         self.reasons = best_reasons
         return best
 
-    def attach(self, probe: Any, fd: int, typed: bool) -> list[int]:
+    def attach(self, probe: Any, fd: int, typed: bool, maps: dict[str, int]) -> list[int]:
         """The program's fd and those that hold it attached; what is on demand is not attached."""
         if probe.kind == "tracepoint":
             note = self.attach_mod.mount_tracefs()
             if note:
                 self.notes.append(note)
-        return [fd] if probe.on_demand else [fd, *self.attach_mod.attach(probe, fd, typed)]
+        return [fd] if probe.on_demand else [fd, *self.attach_mod.attach(
+            probe, fd, typed, maps.__getitem__)]
 
 
 def _send(sock: socket.socket, message: dict[str, Any], fds: list[int]) -> None:
     socket.send_fds(sock, [json.dumps(message).encode()], fds)
 
 
-def _send_maps(sock: socket.socket, module: Any) -> None:
+def _send_maps(sock: socket.socket, module: Any) -> dict[str, int]:
+    """Hand over every map; their descriptors by name."""
     import ctypes as ct
 
     from bcc import lib
@@ -239,13 +241,17 @@ def _send_maps(sock: socket.socket, module: Any) -> None:
                      lib.bpf_table_max_entries_id, lib.bpf_table_fd_id):
         function.argtypes = [ct.c_void_p, ct.c_size_t]
     lib.bpf_num_tables.argtypes = [ct.c_void_p]  # else cut to an int: a crash where that matters
+    found = {}
     for i in range(lib.bpf_num_tables(module.module)):
+        name = lib.bpf_table_name(module.module, i).decode()
+        found[name] = lib.bpf_table_fd_id(module.module, i)
         _send(sock, {
-            "kind": "map", "name": lib.bpf_table_name(module.module, i).decode(),
+            "kind": "map", "name": name,
             "key_size": lib.bpf_table_key_size_id(module.module, i),
             "value_size": lib.bpf_table_leaf_size_id(module.module, i),
             "max_entries": lib.bpf_table_max_entries_id(module.module, i),
-        }, [lib.bpf_table_fd_id(module.module, i)])
+        }, [found[name]])
+    return found
 
 
 def _fill_syscall_reasons(loader: Loader, module: Any, names: dict[int, str]) -> None:
@@ -287,12 +293,13 @@ def run(sock: socket.socket, options: dict[str, Any], log: int) -> None:
     module, loaded, flavour = loader.load_best()
     names = _syscall_names()
     _fill_syscall_reasons(loader, module, names)
-    _send_maps(sock, module)
+    maps = _send_maps(sock, module)
     for probe in loader.probes:
         fds, reason = [], loader.reasons.get(probe.name, "")
         if probe.name in loaded:
             try:
-                fds = loader.attach(probe, loaded[probe.name], "KTOP_TYPED" in flavour)
+                fds = loader.attach(
+                    probe, loaded[probe.name], "KTOP_TYPED" in flavour, maps)
             except OSError as err:
                 reason = f"{errno.errorcode.get(err.errno or 0, '?')}: {err.strerror or err}"
         _send(sock, {"kind": "probe", "name": probe.name, "reason": reason, "live": bool(fds)}, fds)

@@ -186,6 +186,9 @@ class Engine:
         """Whether a probe is attached."""
         return len(self.loaded.probes.get(probe, ())) > 1
 
+    def _map_fd(self, name: str) -> int:
+        return self.loaded.maps[name].fd
+
     def watch(self, layers: Collection[str]) -> None:
         """Attach the on-demand probes of these layers, detach those of all others."""
         self.attach_only({p.name for p in self.table if p.layer in layers})
@@ -199,7 +202,7 @@ class Engine:
                 continue
             if p.name in names and len(fds) == 1:
                 try:
-                    fds += attach(p, fds[0], typed)
+                    fds += attach(p, fds[0], typed, self._map_fd)
                     self.loaded.reasons.pop(p.name, None)  # of an attempt before
                 except OSError as err:
                     self.loaded.reasons[p.name] = f"{p.attach_point}: {err.strerror}"
@@ -231,7 +234,7 @@ class Engine:
             self._seen.pop(p.name, None)
             del fds[1:]
             try:
-                fds += attach(p, fds[0], typed)
+                fds += attach(p, fds[0], typed, self._map_fd)
                 found[p.name] = ""
             except OSError as err:
                 found[p.name] = err.strerror or str(err)

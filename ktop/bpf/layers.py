@@ -29,7 +29,7 @@ GROUPS = (
     Group(("account.bpf.h",), ("sched", "processes")),
     Group((), ("lifecycle",)),
     Group((), ("block",)),
-    Group(("tcp.bpf.h", "tcp_dns.bpf.h"), ("tcp",)),
+    Group(("tcp.bpf.h", "tcp_drops.bpf.h", "tcp_dns.bpf.h"), ("tcp",)),
     Group(("files.bpf.h",), ("files",)),
     Group((), ("stacks",), on_request=True),
 )

@@ -29,6 +29,7 @@ class Probe:
     fallback: str
     blind: str
     on_demand: str = ""  # why it is attached only while its layer is looked at or recorded
+    over: str = ""       # the map that an iterator of a map's elements runs over
 
     @property
     def attach_point(self) -> str:

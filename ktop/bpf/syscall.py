@@ -97,9 +97,15 @@ def raw_tracepoint_open(prog_fd: int, name: str | None) -> int:
                struct.pack("@QII", ct.addressof(text) if text else 0, prog_fd, 0))
 
 
-def iter_link(prog_fd: int) -> int:
-    """A link for an iterator program; `iter_create` makes a readable fd from it."""
-    return bpf(LINK_CREATE, struct.pack("@IIII", prog_fd, 0, ATTACH_TRACE_ITER, 0))
+def iter_link(prog_fd: int, map_fd: int | None = None) -> int:
+    """A link for an iterator program; `iter_create` makes a readable fd from it.
+
+    map_fd: of the map whose elements it runs over (union bpf_iter_link_info).
+    """
+    info = ct.create_string_buffer(struct.pack("@IIQ", map_fd or 0, 0, 0), 16)
+    return bpf(LINK_CREATE, struct.pack(
+        "@IIIIQI", prog_fd, 0, ATTACH_TRACE_ITER, 0,
+        *((ct.addressof(info), len(info)) if map_fd is not None else (0, 0))))
 
 
 def iter_create(link_fd: int) -> int:

@@ -6,6 +6,7 @@ cut out at C speed, so that Python touches only the entries that it tells have c
 
 from __future__ import annotations
 
+import struct
 from typing import Literal, NamedTuple
 
 
@@ -32,6 +33,15 @@ class Table(NamedTuple):
         found: list[int] = view[offset // view.itemsize::self.value_size // view.itemsize].tolist()
         return found
 
+    def items(self) -> dict[bytes, bytes]:
+        """Values by key."""
+        return dict(zip(_cut(self.keys, self.key_size), _cut(self.values, self.value_size),
+                        strict=True))
+
     def key_set(self) -> set[bytes]:
         """All keys."""
-        return {self.key(i) for i in range(self.entries)}
+        return set(_cut(self.keys, self.key_size))
+
+
+def _cut(data: bytes, size: int) -> list[bytes]:
+    return [piece for (piece,) in struct.iter_unpack(f"{size}s", data)]

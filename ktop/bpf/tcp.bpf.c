@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* TCP layer: sockets read once per tick by iterators, connections' lives as events; nothing runs
- * per packet that arrives as it should. (DNS, while
- * somebody looks: tcp_dns.bpf.h.) */
+ * per packet that arrives as it should. (Packets dropped: tcp_drops.bpf.h. DNS, while somebody looks:
+ * tcp_dns.bpf.h.) */
 
 /* -- one record per socket --------------------------------------------------------------------- */
 
@@ -70,7 +70,7 @@ static __always_inline u32 tcp_inode(struct sock *sk, struct ktop_tcp_note *n)
 
 BPF_PERCPU_ARRAY(tcp_record, struct ktop_tcp_sock, 1);
 
-static __always_inline int tcp_one(struct seq_file *seq, struct tcp_sock *tp)
+static __always_inline int tcp_one(struct seq_file *seq, struct tcp_sock *tp, bool create)
 {
     u32 zero = 0;
     struct ktop_tcp_sock *r = tcp_record.lookup(&zero);
@@ -91,7 +91,7 @@ static __always_inline int tcp_one(struct seq_file *seq, struct tcp_sock *tp)
     r->family = e.family;
     __builtin_memcpy(r->local, e.local, 16);
     __builtin_memcpy(r->remote, e.remote, 16);
-    struct ktop_tcp_note *n = tcp_note(sk, false);
+    struct ktop_tcp_note *n = tcp_note(sk, create);
     if (n) {
         r->born_ns = n->start_ns;
         r->pid = n->tgid;
@@ -128,6 +128,7 @@ static __always_inline int tcp_end(struct seq_file *seq)
 }
 
 #ifdef KTOP_TYPED
+/* The sockets of the namespace that the reader is in. All have a note from then on. */
 int tcp_socks(struct bpf_iter__tcp *ctx)
 {
     struct sock_common *c = ctx->sk_common;
@@ -136,8 +137,26 @@ int tcp_socks(struct bpf_iter__tcp *ctx)
     struct tcp_sock *tp = bpf_skc_to_tcp_sock(c);
     if (!tp)  /* TIME_WAIT or a half-open one */
         return 0;
-    return tcp_one(ctx->meta->seq, tp);
+#ifdef KTOP_TASK_STORAGE
+    return tcp_one(ctx->meta->seq, tp, true);
+#else
+    return tcp_one(ctx->meta->seq, tp, false);
+#endif
 }
+
+#ifdef KTOP_TASK_STORAGE
+/* The sockets that have a note, of all namespaces at once. */
+int tcp_noted(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+    struct sock *sk = ctx->sk;
+    if (!sk)
+        return tcp_end(ctx->meta->seq);
+    struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+    if (!tp || F((struct sock_common *)tp, skc_state) == KTOP_TCP_CLOSE)  /* not freed yet */
+        return 0;
+    return tcp_one(ctx->meta->seq, tp, false);
+}
+#endif
 
 /* -- who holds a socket: written into its note, nothing is handed out ----------------------------*/
 
@@ -409,84 +428,4 @@ int tcp_rst_out(u64 *ctx)
 int tcp_rst_in(u64 *ctx)
 {
     return tcp_reset((void *)ctx[0], NULL, KTOP_TCP_RESET_RECEIVED, -1);
-}
-
-/* -- drops: counted by reason, place and namespace; a stack takes 4 us, so only some are taken ----*/
-
-struct ktop_tcp_drop {
-    u32 reason, protocol;
-    u64 location;
-    u32 netns, pad;
-};
-_Static_assert(sizeof(struct ktop_tcp_drop) == KTOP_TCP_DROP_KEY_SIZE, "tcp_layer.DROP_KEY");
-struct ktop_tcp_dropped {
-    u64 count;
-    s64 stack;  /* of the newest that was taken, -1: none */
-};
-BPF_TABLE("lru_hash", struct ktop_tcp_drop, struct ktop_tcp_dropped, tcp_drops, 4096);
-BPF_STACK_TRACE(tcp_stacks, KTOP_TCP_STACKS);
-
-static __always_inline bool tcp_is_ip(struct sk_buff *skb)
-{
-    u16 protocol = F(skb, protocol);
-    return protocol == 0x0008 || protocol == 0xdd86;
-}
-
-static __always_inline int tcp_dropped(struct sk_buff *skb, u64 location, u32 reason, s32 stack)
-{
-    struct ktop_tcp_event e = {};
-    struct ktop_tcp_drop key = {.reason = reason, .location = location};
-    struct ktop_tcp_dropped first = {.count = 1, .stack = stack};
-    key.protocol = tcp_packet(&e, skb);
-    if (!key.protocol)
-        return 0;
-    struct sock *sk = F(skb, sk);
-    if (sk) {
-        struct net *net = PR((struct sock_common *)sk, skc_net);
-        key.netns = PR(net, ns.inum);
-    } else {
-        key.netns = tcp_packet_netns(skb);
-    }
-    tcp_count(KTOP_TN_DROPS);
-    struct ktop_tcp_dropped *d = tcp_drops.lookup(&key);
-    if (d) {
-        __sync_fetch_and_add(&d->count, 1);
-        if (stack >= 0)
-            d->stack = stack;
-    } else {
-        tcp_drops.update(&key, &first);
-    }
-    if (!tcp_spend(KTOP_TC_DROPS))
-        return 0;
-    e.sk = (u64)sk;
-    e.time_ns = bpf_ktime_get_ns();
-    e.kind = KTOP_TCP_DROP;
-    e.netns = key.netns;
-    e.code = reason;
-    e.stack = stack;
-    e.state = key.protocol;
-    e.tx_bytes = location;
-    tcp_send(&e);
-    return 0;
-}
-
-int tcp_drop(u64 *ctx)
-{
-    struct sk_buff *skb = (void *)ctx[0];
-    u32 reason = 0;
-    if (!tcp_is_ip(skb))
-        return 0;
-#if KTOP_ARGS_kfree_skb >= 3             /* 5.17, c504e5c2f964 */
-    reason = ctx[2];
-#ifdef KTOP_HAS_SKB_CONSUMED
-    if (reason == SKB_CONSUMED)
-        return 0;
-#endif
-#ifdef KTOP_HAS_SKB_DROP_REASON_QUEUE_PURGE  /* a FIN or data that nobody read before the close */
-    if (reason == SKB_DROP_REASON_QUEUE_PURGE)
-        return 0;
-#endif
-#endif
-    s32 stack = tcp_spend(KTOP_TC_STACKS) ? tcp_stacks.get_stackid(ctx, 0) : -1;
-    return tcp_dropped(skb, ctx[1], reason, stack);
 }

@@ -26,6 +26,7 @@
  * enum skb_drop_reason: SKB_NOT_DROPPED_YET SKB_CONSUMED SKB_DROP_REASON_QUEUE_PURGE
  * bpf_iter__tcp: meta sk_common
  * bpf_iter__task_file: meta task file
+ * bpf_iter__bpf_sk_storage_map: meta sk?
  * tracepoint inet_sock_set_state tcp_retransmit_skb tcp_retransmit_synack tcp_send_reset
  * tracepoint tcp_receive_reset kfree_skb net_dev_queue netif_receive_skb
  */
@@ -45,7 +46,7 @@ enum ktop_tcp_counter {  /* tcp_layer.COUNTERS */
     KTOP_TN_CONNECTS, KTOP_TN_CONNECTS_FAILED, KTOP_TN_ACCEPTS, KTOP_TN_CLOSES,
     KTOP_TN_RETRANS, KTOP_TN_RESETS_SENT = KTOP_TN_RETRANS + 6, KTOP_TN_RESETS_RECEIVED,
     KTOP_TN_DROPS, KTOP_TN_LOST, KTOP_TN_DNS_QUERIES, KTOP_TN_DNS_ANSWERS, KTOP_TN_DNS_FAILED,
-    KTOP_TN_COUNTERS,
+    KTOP_TN_NO_NOTE, KTOP_TN_COUNTERS,
 };
 _Static_assert(KTOP_TN_COUNTERS == KTOP_TCP_COUNTERS, "tcp_layer.COUNTERS");
 enum ktop_tcp_flag {   /* tcp_layer.ACTIVE... */
@@ -101,7 +102,11 @@ BPF_TABLE("lru_hash", u64, struct ktop_tcp_note, tcp_notes, 65536);
 static __always_inline struct ktop_tcp_note *tcp_note(struct sock *sk, bool create)
 {
 #ifdef KTOP_TASK_STORAGE
-    return tcp_notes.sk_storage_get(sk, NULL, create ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);
+    struct ktop_tcp_note *n = tcp_notes.sk_storage_get(
+        sk, NULL, create ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);
+    if (create && !n)  /* memory, or net.core.optmem_max of that socket */
+        tcp_count(KTOP_TN_NO_NOTE);
+    return n;
 #else
     u64 key = (u64)sk;
     struct ktop_tcp_note blank = {}, *found = tcp_notes.lookup(&key);

@@ -13,6 +13,7 @@ from ktop.collect.block_records import Ops, Users, by_cgroup, by_process, rest, 
 from ktop.collect.cgroups import find_hierarchy
 from ktop.collect.layer import Tick
 from ktop.collect.ringlayer import RingLayer
+from ktop.collect.sweep import Sweep
 from ktop.model_block import SLOW_PER_FRAME, Block, BlockUser, Device, Limit
 
 MAX_USERS = 500  # rows; the busiest
@@ -34,7 +35,9 @@ class BlockLayer(RingLayer):
         self._writeback_owner: bool | None = None
         self._slow_ns = DEFAULT_SLOW_NS
         self.limits: dict[str, Limit] = {}  # by device name
+        self._sweep: Sweep | None = None
         if live is not None:
+            self._sweep = Sweep(live, "block_procs")
             hierarchy = find_hierarchy()
             self._writeback_owner = bool(hierarchy and not hierarchy.v1)
         self.set_threshold(DEFAULT_SLOW_NS)
@@ -62,7 +65,7 @@ class BlockLayer(RingLayer):
     def _programs(self, layer: Block, tick: Tick) -> None:
         """What the programs saw."""
         engine, interval = self._engine, tick.interval_ns
-        assert engine is not None
+        assert engine is not None and self._sweep is not None
         ended, self._epoch = self._epoch, self._epoch + 1
         engine.write_u32("block_epoch", self._epoch)
         ops = self._ops.update(engine.read_hash("block_ops"), ended, interval)
@@ -72,7 +75,10 @@ class BlockLayer(RingLayer):
                 device.concurrency = sum(
                     op.total.sum_ns for op in device.ops
                     if op.total and op.op != "flush") / interval
-        rows = self._users.update(engine.read_hash("block_procs"), interval, self._device)
+        taken = self._sweep.take()
+        found = engine.read_hash("block_procs")
+        rows = self._users.update(found, interval, self._device, taken)
+        self._sweep.note([key for key, _ in found], self._users.moved)
         for row in rows:
             process = tick.process(row.pid) if row.pid is not None else None
             if process is not None:

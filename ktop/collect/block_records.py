@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ktop import hist
@@ -24,7 +24,7 @@ from ktop.text import comm
 
 _KEY = struct.Struct("@II")
 _WHO = struct.Struct("@QII")
-_REQUESTS = struct.Struct("@4Q")
+_REQUESTS = struct.calcsize("@4Q")  # an entry starts with its numbers of requests
 _BORN, _HISTS = 16, 17  # places of born_ns and of the histograms in a block_procs entry
 _N = len(OP_TOTALS)
 # REQ_* flags: positions in enum req_flag_bits, the same since 4.8 (include/linux/blk_types.h)
@@ -124,24 +124,34 @@ class Users:
     """Requests by process, cgroup and device."""
 
     def __init__(self) -> None:
-        self._last: dict[bytes, tuple[int, ...]] | None = None
+        self._last: dict[bytes, bytes] | None = None  # as read: half of what its numbers take
+        self.moved: list[bytes] = []  # keys
 
     def update(self, found: list[tuple[bytes, memoryview]], interval: int | None,
-               name_of: Callable[[int], str]) -> list[BlockUser]:
+               name_of: Callable[[int], str],
+               taken: Iterable[tuple[bytes, bytes]] = ()) -> list[BlockUser]:
         """A row for each whose requests ended in the interval. name_of: a device's name by its
-        MKDEV number."""
-        old, self._last = self._last, {}
-        rows = []
-        for key, raw in found:
-            before = old.get(key) if old is not None else None
-            if before is not None and before[:4] == _REQUESTS.unpack_from(raw):
+        MKDEV number. taken: entries that a Sweep took out of the map before `found` was read."""
+        first, old, self._last = self._last is None, self._last or {}, {}
+        changed: list[tuple[bytes, bytes | memoryview, bytes | None]] = []
+        for key, raw in taken:
+            before = old.pop(key, None)
+            if before is None or before[:_REQUESTS] != raw[:_REQUESTS]:
+                changed.append((key, raw, before))
+        self.moved = []
+        for key, value in found:
+            before = old.get(key)
+            if before is not None and before[:_REQUESTS] == value[:_REQUESTS]:
                 self._last[key] = before
                 continue
-            value = self._last[key] = PROC_STRUCT.unpack(raw)
-            if old is None or not interval:
-                continue
-            rows.append(_user_row(key, value, before, 1e9 / interval, name_of))
-        return rows
+            self._last[key] = bytes(value)
+            self.moved.append(key)
+            changed.append((key, value, before))
+        if first or not interval:
+            return []
+        return [_user_row(key, PROC_STRUCT.unpack(new),
+                          PROC_STRUCT.unpack(before) if before else None, 1e9 / interval, name_of)
+                for key, new, before in changed]
 
 
 def _user_row(key: bytes, new: tuple[int, ...], old: tuple[int, ...] | None,

@@ -95,6 +95,12 @@ class _Known:
     checked_ns: int = -_RECHECK_NS
     stat: tuple[int, int, int] | None = None  # periods, throttled, throttled time in ns
     parents: list[int] = field(default_factory=list)
+    shown: str = field(init=False)
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shown = clean(self.path, 1024)
+        self.name = clean(name_of(self.path), 64)
 
 
 class _Sums:
@@ -134,7 +140,6 @@ class Cgroups:
         self._known: dict[int, _Known] = {}
         self._fd = -1
         self._walked_ns = -_WALK_NS
-        self._dead: dict[int, list[int]] = {}
         self._sums: dict[int, _Sums] = {}
         self._hists: dict[int, list[Hist]] = {}
         if hierarchy is not None:
@@ -212,7 +217,8 @@ class Cgroups:
 
     def _throttling(self, row: Cgroup, known: _Known, now: int, interval: int | None) -> None:
         if now - known.checked_ns >= _RECHECK_NS:
-            known.checked_ns = now
+            first = known.checked_ns < 0  # then by turns: not all of those found together at once
+            known.checked_ns = now - (row.id % 8 * _RECHECK_NS // 8 if first else 0)
             known.quota = self._quota(known)
             if known.quota is None:
                 known.stat = None
@@ -266,9 +272,10 @@ class Cgroups:
         known = any(sums.tracked for sums in self._sums.values())
         return {name: _no_dust(pct) / 100.0 for name, pct in found.items()} if known else None
 
-    def rows(self, dead: dict[int, list[int]], now: int, interval: int | None) -> list[Cgroup]:
-        """A row for each cgroup with processes or a quota. `dead`: cumulative histograms of ended
-        threads by cgroup id."""
+    def rows(self, dead: dict[int, dict[int, int]], now: int,
+             interval: int | None) -> list[Cgroup]:
+        """A row for each cgroup with processes or a quota. dead: waits of ended threads in the
+        interval, by cgroup id and histogram slot."""
         found: dict[int, Cgroup] = {}
         for cgroup, sums in self._sums.items():
             row = found[cgroup] = self._row(cgroup, now)
@@ -281,14 +288,13 @@ class Cgroups:
             for above in self._ancestors(cgroup, now):
                 if above not in found:
                     found[above] = self._row(above, now)
-        hists = self._hists
-        self._bury(dead, hists, found, now)
+        self._bury(dead, found, now)
         for cgroup, row in list(found.items()):
             known = self._known.get(cgroup)
             if known is not None and self._fd >= 0:
                 self._throttling(row, known, now, interval)
-            if cgroup in hists and interval:
-                row.runq = hist.merge(hists[cgroup])
+            if cgroup in self._hists and interval:
+                row.runq = hist.merge(self._hists[cgroup])
             if not row.processes and row.quota_cpus is None and row.runq is None:
                 del found[cgroup]
         for gone in self._known.keys() - found.keys():
@@ -296,19 +302,14 @@ class Cgroups:
                 del self._known[gone]
         return list(found.values())
 
-    def _bury(self, dead: dict[int, list[int]], hists: dict[int, list[Hist]],
-              found: dict[int, Cgroup], now: int) -> None:
-        """Waits of threads that have ended go to the cgroup they were in."""
-        for cgroup, counts in dead.items():
-            before = self._dead.get(cgroup, [0] * len(counts))
-            grown = {i: n - b for i, (n, b) in enumerate(zip(counts, before, strict=True))
-                     if n > b}
-            if grown:
-                hists.setdefault(cgroup, []).append(Hist(grown, hist.midpoint_sum(grown)))
-                found.setdefault(cgroup, self._row(cgroup, now))
-        self._dead = dead
+    def _bury(self, dead: dict[int, dict[int, int]], found: dict[int, Cgroup], now: int) -> None:
+        for cgroup, waits in dead.items():
+            self._hists.setdefault(cgroup, []).append(Hist(waits, hist.midpoint_sum(waits)))
+            found.setdefault(cgroup, self._row(cgroup, now))
 
     def _row(self, cgroup: int, now: int) -> Cgroup:
-        path = self.path(cgroup, now)
-        shown = clean(path, 1024) if path is not None else f"(gone: {cgroup})"
-        return Cgroup(id=cgroup, path=shown, name=clean(name_of(path), 64) if path else shown)
+        known = self._find(cgroup, now)
+        if known is not None:
+            return Cgroup(id=cgroup, path=known.shown, name=known.name)
+        gone = f"(gone: {cgroup})"
+        return Cgroup(id=cgroup, path=gone, name=gone)

@@ -169,7 +169,7 @@ class Collector:
         cpus = self._cpu_times.rows()
         processes = self._processes.update() if self._processes else self._procfs.update()
         sched = self._sched.update(cpus) if self._sched else Sched()
-        dead = self._processes.dead_histograms() if self._processes else {}
+        dead = self._processes.dead_waits if self._processes else {}
         if self._processes is not None:
             changes = self._processes.changes
             self._cgroups.apply(changes)

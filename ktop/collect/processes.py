@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import struct
-import sys
 import time
 
 from ktop.bpf.engine import Engine
-from ktop.bpf.layout import COUNTERS, LIFE_COUNTERS, TASK_HIST_SLOTS
+from ktop.bpf.layout import COUNTERS, LIFE_COUNTERS
 from ktop.collect import events
+from ktop.collect.dead_waits import DeadWaits
 from ktop.collect.host import Clocks
 from ktop.collect.mourned import Mourned
 from ktop.collect.proc import ProcfsLayer
 from ktop.collect.ringlayer import RingLayer
+from ktop.collect.sweep import Sweep
 from ktop.collect.tasks import TaskTable
 from ktop.folds import Folds
 from ktop.model import Process, Processes, ProcessEvent
 from ktop.text import arguments
 
 _ARGS_PER_TICK = 400  # command lines read from /proc in one tick; all others came with an exec
-_DEAD_HIST = struct.Struct(f"@{TASK_HIST_SLOTS}I")
 
 
 def read_cmdline(pid: int) -> str | None:
@@ -55,8 +54,11 @@ class ProcessesLayer(RingLayer):
         self._counters: tuple[int, dict[str, int]] = (0, {})  # when read, and what
         self._counters_ns, self._counts = 0, dict[str, int]()
         self._read_ns, self._data = 0, b""
-        self._dead: list[tuple[bytes, memoryview]] = []
-        self._shown: dict[int, list[int]] = {}  # by cgroup: of ended threads, counted while alive
+        self._dead = DeadWaits()
+        self._sweep = (Sweep(engine, "dead_hists")
+                       if "dead_hists" in engine.loaded.maps else None)
+        self._dead_read: tuple[dict[bytes, bytes], list[tuple[bytes, bytes]]] = {}, []
+        self.dead_waits: dict[int, dict[int, int]] = {}  # of ended threads: by cgroup id and slot
         self._no_args: set[int] = set()   # processes whose command line is still to be read
         self._execd: set[int] = set()     # processes with an exec rate other than zero
         self.untracked_total = 0
@@ -81,13 +83,14 @@ class ProcessesLayer(RingLayer):
     def sample(self) -> None:
         """Read the kernel (SchedLayer.sample says why this is a step of its own)."""
         self.drain()
+        if self._sweep is not None:  # DeadWaits says why first
+            taken = self._sweep.take()
+            self._dead_read = self._engine.read_table("dead_hists").items(), taken
         self._read_ns = time.monotonic_ns()
         if self._tasks is not None:
             self._data = self._engine.read_iter("tasks")
         if self._tasks is not None and self._tasks.mourned is not None:
             self._tasks.mourned.sample()
-        self._dead = (self._engine.read_hash("dead_hists")
-                      if "dead_hists" in self._engine.loaded.maps else [])
         self._counters_ns, self._counts = time.monotonic_ns(), self._read_counters()
 
     def update(self) -> Processes:
@@ -99,6 +102,10 @@ class ProcessesLayer(RingLayer):
             self._data = b""
         else:
             self._procfs.update()
+        if self._sweep is not None:
+            self.dead_waits = self._dead.update(
+                *self._dead_read, self._tasks.buried if self._tasks else ())
+            self._sweep.note(self._dead_read[0], self._dead.moved)
         if self._folds is None:
             self._folds = Folds(now)
         for event in found:
@@ -177,20 +184,3 @@ class ProcessesLayer(RingLayer):
                 setattr(layer, f"{name}_per_s", (new[name] - old[name]) * 1e9 / interval)
         if self._life is not None and self._life.live("exec_failed"):
             layer.execs_failed_total = new.get("execs_failed")
-
-    def dead_histograms(self) -> dict[int, list[int]]:
-        """Run queue histograms of ended threads by cgroup id, as far as no live row has shown them.
-
-        Cumulative, except that what a thread's own rows had already counted is taken out.
-        """
-        for cgroup, counts in self._tasks.buried if self._tasks else ():
-            shown = self._shown.setdefault(cgroup, [0] * len(counts))
-            self._shown[cgroup] = [a + b for a, b in zip(shown, counts, strict=True)]
-        found = {}
-        for key, value in self._dead:
-            cgroup = int.from_bytes(key, sys.byteorder)
-            counts = _DEAD_HIST.unpack(value)
-            shown = self._shown.get(cgroup, [0] * len(counts))
-            found[cgroup] = [a - b for a, b in zip(counts, shown, strict=True)]
-        self._shown = {cgroup: counts for cgroup, counts in self._shown.items() if cgroup in found}
-        return found

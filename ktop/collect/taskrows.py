@@ -53,7 +53,7 @@ class Interval:
 class TaskThread:
     """One live thread. `before` is its record at the last tick, None when it was born since."""
 
-    __slots__ = ("before", "hist", "hist_delta", "record")
+    __slots__ = ("before", "buried", "hist", "hist_delta", "record")
 
     def __init__(self, record: TaskRecord, interval: Interval) -> None:
         self.record = record
@@ -62,6 +62,7 @@ class TaskThread:
         self.before: TaskRecord | None = None if born else record
         self.hist: tuple[int, ...] | None = None
         self.hist_delta: dict[int, int] = {}
+        self.buried = False  # its histogram has been told of as an ended thread's
 
     def take_histogram(self, counts: tuple[int, ...] | None) -> None:
         """The new cumulative histogram, None when it did not change."""

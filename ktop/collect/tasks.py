@@ -18,6 +18,7 @@ from ktop.model import Process, Thread
 
 _CUT = struct.Struct(f"{RECORD_SIZE}s")
 _HIST_TAG = struct.pack("@I", TAG_HIST)
+_EXITED = 0x30  # EXIT_DEAD, EXIT_ZOMBIE
 
 
 class _Process:
@@ -80,9 +81,11 @@ class TaskTable:
             process = self._processes[record.tgid] = _Process()
         thread = process.threads.get(record.pid)
         if thread is None or thread.record.start_boottime_ns != record.start_boottime_ns:
-            if thread is not None and record.pid == record.tgid:  # the number was used again
-                self.changes.append((process.row, None))
-                process.row = None
+            if thread is not None:  # the number was used again
+                self._bury(thread)
+                if record.pid == record.tgid:
+                    self.changes.append((process.row, None))
+                    process.row = None
             process.threads[record.pid] = TaskThread(record, interval)
         else:
             thread.record = record
@@ -97,8 +100,7 @@ class TaskTable:
                 continue
             thread = process.threads.pop(tid)
             process.ended.append(thread.record)
-            if thread.hist is not None:
-                self.buried.append((thread.record.cgroup, thread.hist))
+            self._bury(thread)
             touched.add(tgid)
             if not process.threads:
                 del self._processes[tgid]
@@ -107,10 +109,18 @@ class TaskTable:
                 self.changes.append((process.row, None))
         return touched
 
+    def _bury(self, thread: TaskThread) -> None:
+        """It has ended, or is a zombie: sched.bpf.c has made its histogram its cgroup's."""
+        if thread.hist is not None and not thread.buried:
+            thread.buried = True
+            self.buried.append((thread.record.cgroup, thread.hist))
+
     def _refresh(self, process: _Process, histograms: dict[int, tuple[int, ...]],
                  interval: Interval) -> None:
         for tid, thread in process.threads.items():
             thread.take_histogram(histograms.get(tid))
+            if thread.record.state & _EXITED:
+                self._bury(thread)
         before = process.row
         process.row, process.thread_rows = self._rows.make(
             list(process.threads.values()), process.ended, before, interval,

@@ -24,8 +24,8 @@ from ktop.collect.tcp_drops import Drops, enum_names
 from ktop.collect.tcp_netns import Namespaces, Rates, rate, read_counters, read_interfaces
 from ktop.collect.tcp_owners import Owners
 from ktop.collect.tcp_peers import Peers
-from ktop.collect.tcp_quiet import Moved, Quiet
 from ktop.collect.tcp_records import EventRecord, address, command, decode, event
+from ktop.collect.tcp_sockets import Sockets
 from ktop.collect.tcp_table import Entry, Interval, TcpTable, connection, listener
 from ktop.model import Hist
 from ktop.model_block import Limit
@@ -45,11 +45,13 @@ class TcpLayer(RingLayer):
         self._engine = engine if engine is not None and engine.loaded.maps else None
         super().__init__(self._engine, "tcp_events")
         self._table, self._peers, self._owners = TcpTable(), Peers(), Owners()
-        self._namespaces, self._rates, self._quiet = Namespaces(), Rates(), Quiet()
+        self._namespaces, self._rates = Namespaces(), Rates()
+        self._sockets: Sockets | None = None
         self._drops: Drops | None = None
         self._dns: DnsFolds | None = None
         self._reasons: dict[str, dict[int, str]] = {}
         if self._engine is not None:
+            self._sockets = Sockets(self._engine, syscall.possible_cpus())
             self._drops, self._dns = Drops(self._engine), DnsFolds(self._engine)
             self._reasons = {"drop": self._drops.reasons, "reset_sent": enum_names(
                 "sk_rst_reason", "SK_RST_REASON_")}
@@ -155,26 +157,23 @@ class TcpLayer(RingLayer):
         self._control(0, self._pass)
         began = time.process_time_ns()
         self._engine.read_iter("tcp_fds")
-        self._quiet.forget()
         self.pass_ns = time.process_time_ns() - began
         self._pass_at, self._pass_due = now, now + self.pass_ns * _PASS_SHARE
 
     def _visit(self, tick: Tick, layer: Tcp) -> bytes:
         """Enter each namespace once: sockets, counters, interfaces."""
-        chunks: list[bytes] = []
         cgroup = {row.pid: row.cgroup for row in tick.processes}.get
         found, layer.namespaces_cut = self._namespaces.known()
-        self._quiet.only(found)
-        sockets = self._engine is not None and self._engine.live("tcp_socks")
-        for inode in found:
+        chunks = [self._read_sockets(layer, found)]
+        for position, inode in enumerate(found):
             row = self._namespaces.row(inode, cgroup)
             with self._namespaces.inside(inode) as entered:
                 if not entered:
                     continue
                 counters, devices = read_counters(), read_interfaces()
-                if sockets:
+                if self._sockets is not None:
                     try:
-                        chunks.append(self._sockets(inode, counters.moved, tick.now))
+                        chunks.append(self._sockets.walk(inode, position))
                     except OSError as err:
                         layer.notes.append(f"sockets of {row.name or inode}: {err.strerror}")
             self._rates.namespace(row, counters, tick.interval_ns)
@@ -186,14 +185,15 @@ class TcpLayer(RingLayer):
         self._rates.turn()
         return b"".join(chunks)
 
-    def _sockets(self, inode: int, moved: Moved, now: int) -> bytes:
-        """Records of the sockets of the namespace we are in. Raises OSError."""
-        assert self._engine is not None
-        data = self._quiet.sockets(inode, moved, now)
-        if data is None:
-            data = self._engine.read_iter("tcp_socks")
-            self._quiet.keep(inode, moved, data, now)
-        return data
+    def _read_sockets(self, layer: Tcp, namespaces: list[int]) -> bytes:
+        """Records of those that are found without their namespace."""
+        if self._sockets is None:
+            return b""
+        try:
+            return self._sockets.begin(namespaces, self._counters[1]["no_note"])
+        except OSError as err:
+            layer.notes.append(f"sockets: {err.strerror}")
+            return b""
 
     def _owner(self, r: EventRecord, closes: dict[bytes, EventRecord],
                servers: dict[tuple[int, int], Entry]) -> EventRecord:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes as ct
-import struct
 from collections import deque
 
 from ktop import hist
@@ -20,7 +18,6 @@ WINDOW_NS = 60_000_000_000
 TIMEOUT_NS = 5_000_000_000   # resolv.conf(5)'s own
 MAX_QUERIES = 20_000         # remembered of the last minute; the oldest go
 _ROWS = 200
-_MAP_DELETE = 3
 # RFC 1035, RFC 2136
 _RCODES = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 6: "YXDOMAIN",
            7: "YXRRSET", 8: "NXRRSET", 9: "NOTAUTH", 10: "NOTZONE"}
@@ -68,9 +65,8 @@ class DnsFolds:
             if now - r.sent_ns < TIMEOUT_NS:
                 continue
             self._done.append((now, r))
-            buffer = ct.create_string_buffer(key, len(key))
             with contextlib.suppress(FileNotFoundError):  # answered, or pushed out, meanwhile
-                syscall.bpf(_MAP_DELETE, struct.pack("@IIQ", asked.fd, 0, ct.addressof(buffer)))
+                syscall.map_delete(asked.fd, key)
 
     def rows(self, now: int) -> list[Dns]:
         """The last minute, most queries first."""

@@ -189,13 +189,10 @@ class Namespaces:
 
 _NET = "/proc/thread-self/net/"
 _CONNTRACK = "/proc/sys/net/netfilter/nf_conntrack_"
-_MOVED = ("InSegs", "OutSegs", "ActiveOpens", "PassiveOpens", "CurrEstab")
 
 
 class Counters(NamedTuple):
-    """Totals of one namespace; None where the kernel does not tell. moved: what changes with every
-    connection that comes or goes: segments, connections opened, sockets in use.
-    """
+    """Totals of one namespace; None where the kernel does not tell."""
 
     out_segs: int | None
     retrans_segs: int | None
@@ -206,7 +203,6 @@ class Counters(NamedTuple):
     conntrack_max: int | None
     insert_failed: int | None
     conntrack_drops: int | None
-    moved: tuple[int | None, ...] = (None,)
 
 
 def named_pairs(text: str, section: str, wanted: Collection[str]) -> dict[str, int]:
@@ -234,28 +230,20 @@ def conntrack_stat(text: str) -> dict[str, int]:
     return found
 
 
-def _in_use(file: str, protocol: str) -> dict[str, int]:
-    """A protocol's line of sockstat or sockstat6: names, each with its figure."""
-    words = next((line.split() for line in read_text(_NET + file).splitlines()
-                  if line.startswith(protocol)), [])
-    pairs = {name: number(value) for name, value in itertools.pairwise(words[1:])}
-    return {name: value for name, value in pairs.items() if value is not None}
-
-
 def read_counters() -> Counters:
     """The counters of the namespace we are in."""
-    tcp = named_pairs(read_text(_NET + "snmp"), "Tcp", ("RetransSegs", *_MOVED))
+    tcp = named_pairs(read_text(_NET + "snmp"), "Tcp", ("OutSegs", "RetransSegs"))
     ext = named_pairs(read_text(_NET + "netstat"), "TcpExt", ("ListenOverflows", "ListenDrops"))
-    used = _in_use("sockstat", "TCP:")
+    words = next((line.split() for line in read_text(_NET + "sockstat").splitlines()
+                  if line.startswith("TCP:")), [])
+    tw = next((number(value) for name, value in itertools.pairwise(words) if name == "tw"), None)
     limit = read_number(_CONNTRACK + "max")
     track = conntrack_stat(read_text(_NET + "stat/nf_conntrack")) if limit is not None else {}
     drops = (track["drop"] + track.get("early_drop", 0)) if "drop" in track else None
     return Counters(
         tcp.get("OutSegs"), tcp.get("RetransSegs"), ext.get("ListenOverflows"),
-        ext.get("ListenDrops"), used.get("tw"),
-        read_number(_CONNTRACK + "count"), limit, track.get("insert_failed"), drops,
-        (*map(tcp.get, _MOVED), used.get("inuse"),
-         _in_use("sockstat6", "TCP6:").get("inuse", 0)))
+        ext.get("ListenDrops"), tw,
+        read_number(_CONNTRACK + "count"), limit, track.get("insert_failed"), drops)
 
 
 class InterfaceTotals(NamedTuple):

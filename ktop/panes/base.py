@@ -72,6 +72,8 @@ class Pane(Remembering, can_focus=True):
             tree = self._trees.setdefault(str(table.id), GroupTree())
             tree.groups = groups
             table.fold_by(tree if self.grouped else None)
+            if not self.grouped:
+                tree.forget()
         return sum(1 for table in self.tables() if table.folding is not None)
 
     def focus_main(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 from ktop import format as fmt
@@ -65,15 +66,15 @@ def _nested(path: str, found: dict[str, Group]) -> None:
             return
 
 
-def _sum_up(group: Group, depth: int, opened: frozenset[str]) -> None:
+def _sum_up(group: Group, depth: int) -> None:
     """Totals from the leaves up."""
-    group.depth, group.open = depth, group.path in opened
+    group.depth = depth
     bare = [plain(row) for row in group.rows]
     totals = [fold(bare)] if bare else []
     latencies = [latency_of(row) for row in bare]
     group.count = len(bare)
     for child in group.below:
-        _sum_up(child, depth + 1, opened)
+        _sum_up(child, depth + 1)
         totals.append(child.total)
         latencies.append(child.latency)
         group.count += child.count
@@ -81,7 +82,7 @@ def _sum_up(group: Group, depth: int, opened: frozenset[str]) -> None:
     group.latency = added(latencies)
 
 
-def tree(rows: Sequence[Any], groups: Mapping[int, Cgroup], opened: frozenset[str]) -> list[Group]:
+def tree(rows: Sequence[Any], groups: Mapping[int, Cgroup]) -> list[Group]:
     """The groups that have rows, nested by path. Rows of an unknown group are under their id."""
     found: dict[str, Group] = {}
     for row in rows:
@@ -98,7 +99,7 @@ def tree(rows: Sequence[Any], groups: Mapping[int, Cgroup], opened: frozenset[st
     inside = {id(child) for group in found.values() for child in group.below}
     roots = [group for group in found.values() if id(group) not in inside]
     for group in roots:
-        _sum_up(group, 0, opened)
+        _sum_up(group, 0)
     return roots
 
 
@@ -179,6 +180,11 @@ class GroupTree:
         self.groups: Mapping[int, Cgroup] = {}
         self._opened: frozenset[str] = frozenset()
         self._depths: dict[int, int] = {}  # of the rows shown last, by id()
+        self._summed: tuple[Sequence[Any], Mapping[int, Cgroup], list[Group]] = ((), {}, [])
+
+    def forget(self) -> None:
+        """The tree is not shown any more: let go of the rows."""
+        self._summed, self._depths = ((), {}, []), {}
 
     def takes(self, row: Any) -> bool:
         """Whether it says which control group it belongs to."""
@@ -189,13 +195,22 @@ class GroupTree:
         """Groups, and below the unfolded ones their groups and rows."""
         found: list[Any] = []
         self._depths = {}
-        self._flatten(tree(rows, self.groups, self._opened), identity, column, descending, found)
+        self._flatten(self._tree(rows), identity, column, descending, found)
+        return found
+
+    def _tree(self, rows: Sequence[Any]) -> list[Group]:
+        """A key that sorts, opens or draws anew does not sum up again what is there."""
+        before, groups, found = self._summed
+        if len(before) != len(rows) or not all(map(is_, before, rows)) or groups != self.groups:
+            found = tree(rows, self.groups)
+            self._summed = tuple(rows), self.groups, found
         return found
 
     def _flatten(self, groups: Sequence[Group], identity: Callable[[Any], Key],
                  column: Column | None, descending: bool, found: list[Any]) -> None:
         for group in _ordered(groups, column, descending):
             found.append(group)
+            group.open = group.path in self._opened
             if group.open:
                 self._flatten(group.below, identity, column, descending, found)
                 self._depths.update((id(row), group.depth + 1) for row in group.rows)

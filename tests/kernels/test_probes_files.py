@@ -83,8 +83,8 @@ def test_writers_that_are_held_back(collector: Collector, proved: Proved, disk: 
             for name in ("dirty_bytes", "dirty_background_bytes", "dirty_ratio",
                          "dirty_background_ratio")}
     try:
-        Path("/proc/sys/vm/dirty_background_bytes").write_text(str(1 << 20))
-        Path("/proc/sys/vm/dirty_bytes").write_text(str(2 << 20))
+        Path("/proc/sys/vm/dirty_background_bytes").write_text(str(1 << 17))
+        Path("/proc/sys/vm/dirty_bytes").write_text(str(1 << 18))
         with statistics():
             before = runs(collector, "fs_throttle")
             with traced("writeback/balance_dirty_pages") as count_of:

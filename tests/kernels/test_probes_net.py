@@ -8,12 +8,15 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tcpkit import connection, events, inside, listening, namespaces, port_of, tcp
 from test_live_tcp_trouble import DNS_CLIENT, DNS_SERVER
 
+from ktop.bpf.tcp_layer import SOCK_STRUCT, SockRecord
 from ktop.collect.main import Collector
+from ktop.collect.tcp_records import ESTABLISHED, LISTEN
 
 from .conftest import Proved
 from .machinery import run
@@ -39,11 +42,28 @@ print("sent", flush=True)
 input()
 """
 
+HOLD = """
+import socket
+s = socket.create_server(("127.0.0.1", 7001))
+c = socket.create_connection(("127.0.0.1", 7001))
+p, _ = s.accept()
+c.sendall(bytes(54321))
+left = 54321
+while left: left -= len(p.recv(left))
+print("sent", flush=True)
+input()
+"""
+
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[str, str]]:
     with namespaces("ktopkernels") as (a, b):
         yield a, b
+
+
+def in_layer(collector: Collector) -> Any:
+    assert collector._late is not None
+    return collector._late.layers["tcp"]
 
 
 def line(process: object) -> bytes:
@@ -57,6 +77,7 @@ def test_sockets_by_their_own_counters(collector: Collector, proved: Proved) -> 
         left = 123_456
         while left:
             left -= len(peer.recv(left))
+        in_layer(collector)._sockets._walked.clear()  # all are walked, then
         layer = tcp(collector.tick())
         ours = connection(layer, port_of(client), port_of(server))
         theirs = connection(layer, port_of(server), port_of(client))
@@ -64,6 +85,19 @@ def test_sockets_by_their_own_counters(collector: Collector, proved: Proved) -> 
         assert ours.state == "ESTAB" and ours.remote == "127.0.0.1"
         assert ours.netns == os.stat("/proc/self/ns/net").st_ino
         proved("tcp_socks", (ours.tx_bytes, theirs.rx_bytes), (123_456, 123_456))
+
+
+def test_sockets_of_all_namespaces_at_once(
+        collector: Collector, pair: tuple[str, str], proved: Proved) -> None:
+    engine = in_layer(collector)._engine
+    if not engine.live("tcp_noted"):
+        pytest.skip(engine.loaded.reasons["tcp_noted"])
+    with inside(pair[0], HOLD) as child:
+        assert line(child) == b"sent\n"
+        records = map(SockRecord._make, SOCK_STRUCT.iter_unpack(engine.read_iter("tcp_noted")))
+        inode = os.stat(f"/run/netns/{pair[0]}").st_ino
+        found = sorted((r.state, r.tx_bytes, r.rx_bytes) for r in records if r.netns == inode)
+    proved("tcp_noted", found, [(ESTABLISHED, 0, 54_321), (ESTABLISHED, 54_321, 0), (LISTEN, 0, 0)])
 
 
 def test_who_holds_a_socket(collector: Collector, proved: Proved) -> None:
