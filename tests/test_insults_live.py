@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -93,12 +94,16 @@ def test_detached_by_another_root_is_attached_again_and_said(collector: Collecto
     assert after(collector).health.banner is None
 
 
-def test_a_closed_link_is_noticed_before_it_is_read(collector: Collector) -> None:
-    quiet(collector)
-    os.close(probe_fds(collector, "tasks")[1])
-    frame = after(collector)
-    assert "tasks" in (frame.health.banner or "")
-    assert any(p.pid == os.getpid() for p in frame.processes.rows)
+@pytest.mark.parametrize("probe", ["tasks", "tcp_noted"])
+def test_a_closed_link_is_noticed_before_it_is_read(collector: Collector, probe: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        quiet(collector)
+        os.close(probe_fds(collector, probe)[1])
+        frame = after(collector)
+        assert probe in (frame.health.banner or "")
+        assert any(p.pid == os.getpid() for p in frame.processes.rows)
+        assert frame.tcp is not None and not frame.tcp.notes
+        assert server.getsockname()[1] in [row.local_port for row in frame.tcp.listeners]
 
 
 def test_a_sampling_clock_disabled_by_another_root(collector: Collector) -> None:
@@ -331,14 +336,11 @@ def test_a_crowd_of_threads_groups_and_connections_is_counted(collector: Collect
                 group.mkdir()
             sockets = int(p.stdout.readline())
             collector.tick()
-            began = time.process_time()
             frame = after(collector)
-            spent = time.process_time() - began
             assert row(frame, p.pid).threads == CROWD + 1
             assert frame.tcp is not None and (frame.tcp.connections_total or 0) >= sockets
             assert len(frame.tcp.connections) <= 1000
             assert (frame.health.collector_rss_bytes or 0) < 600 << 20
-            assert spent < 10 * max(1.0, CROWD / 1000), spent
         finally:
             p.stdin.close()
             for group in reversed(groups):

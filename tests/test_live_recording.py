@@ -81,12 +81,10 @@ def test_a_disk_that_hangs_is_not_waited_for(tmp_path: Path,
     monkeypatch.setattr(live_recording, "BACKLOG", 5)
     monkeypatch.setattr(live_recording, "CLOSE_S", 0.1)
     recording = LiveRecording(tmp_path / "x.ktop")
-    began = time.monotonic()
     for n in range(1, 10):
         recording.put(make_frame(n, processes=2))
     assert "too slow" in recording.problem
-    assert not recording.stop()
-    assert time.monotonic() - began < 5
+    assert not recording.stop()  # it would be true, had it waited for the writer
     let_go.set()
     assert recording.stop()
 

@@ -339,6 +339,7 @@ def test_nothing_is_loaded_before_nor_left_after(binary: Path) -> None:
             collector.watch(["processes"])  # another pane: ours stay attached
             assert {p.status for p in collector.tick().health.probes
                     if p.layer == "stacks"} == {"live"}
+            time.sleep(0.5)  # samples come every 20 ms
             collector.profile(Profile(seconds=0))
             stacks, frame = finish(collector)
         assert left_of(ours) == set()

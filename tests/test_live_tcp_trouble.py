@@ -172,6 +172,7 @@ input()
             said: list[str] = []
             for _ in range(200):
                 over = over or bool(select.select([client.stdout], [], [], 0.3)[0])
+                time.sleep(0.1 * over)  # what was late is answered late, too
                 frame = collector.tick()
                 seconds = (frame.clock.interval_ns or 0) / 1e9
                 for row in tcp(frame).connections:

@@ -284,10 +284,11 @@ def swap_in(s: Stage) -> Scene:
     run(f"mkswap /dev/zram{number}")
     run(f"swapon /dev/zram{number}")
     s.undo(f"swapoff /dev/zram{number}")
-    limit = s.random.randint(40, 80) << 20
+    # below 80 MiB the kernel's reclaim now and then gives up, and kills the load instead
+    limit = s.random.randint(80, 120) << 20
     group = s.group("tight", memory_limit_in_bytes=str(limit), memory_swappiness="100")
     for _ in range(s.random.randint(1, 2)):
-        s.start("anonymous", int(limit * s.random.uniform(1.5, 3)), group=group)
+        s.start("anonymous", int(limit * s.random.uniform(1.5, 2.5)), group=group)
     return Scene(group, culprit=group)
 
 
