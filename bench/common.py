@@ -139,7 +139,7 @@ def program(prog_id: int) -> Program:
     return Program(name, info["run_time_ns"], info["run_cnt"])
 
 
-def _fdinfos(pids: list[int]) -> Iterator[dict[str, str]]:
+def fdinfos(pids: list[int]) -> Iterator[dict[str, str]]:
     """What the kernel says about every descriptor of these processes."""
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -152,13 +152,13 @@ def _fdinfos(pids: list[int]) -> Iterator[dict[str, str]]:
 
 def programs_of(pids: list[int]) -> set[int]:
     """Ids of the programs that these processes hold (others on this host do not count)."""
-    return {int(info["prog_id"]) for info in _fdinfos(pids) if "prog_id" in info}
+    return {int(info["prog_id"]) for info in fdinfos(pids) if "prog_id" in info}
 
 
 def map_bytes(pids: list[int]) -> int:
     """Kernel memory of the BPF maps that these processes hold, each map once."""
-    return sum({int(info["map_id"]): int(info.get("memlock", 0)) for info in _fdinfos(pids)
-                if "map_id" in info}.values())
+    return sum({int(info["map_id"]): int(info.get("memlock", 0)) for info in fdinfos(pids)
+                if "map_type" in info}.values())
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""How a sample's CPU time grows with tasks, TCP connections and control groups: the collector's on
-this kernel (tick and encoding), the interface's over frames made up (unpacking, diagnosis, memory,
-drawing at 120x40). A plot of each for the README."""
+"""How a sample's CPU time grows with tasks, TCP connections, control groups and network namespaces:
+the collector's on this kernel (tick and encoding), the interface's over frames made up (unpacking,
+diagnosis, memory, drawing at 120x40). A plot of each for the README."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from bench.common import ROOT, Missing, Row, collector, require_root
 from bench.drill import Played, connected
-from bench.load import sleepers
+from bench.load import SPACE_SOCKETS, sleepers, spaces
 from bench.plot import Plot
 from bench.tcp import held
 from bench.tick import tick_costs
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from ktop.collect.main import Collector
 
 SIZES = {"tasks": (100, 1_000, 5_000, 10_000), "connections": (100, 1_000, 5_000, 9_000),
-         "control groups": (100, 500, 2_000)}
+         "control groups": (100, 500, 2_000), "network namespaces": (1, 10, 50)}
+PANES = {"tasks": "1", "connections": "3", "control groups": "1", "network namespaces": "3"}
 UNIT = "ms CPU"
 
 
@@ -70,7 +71,8 @@ def groups(count: int) -> Iterator[None]:
 def _ticks(one: Collector, what: str, count: int, ticks: int) -> list[float]:
     """The collector's part."""
     makers: dict[str, Callable[[int], AbstractContextManager[Any]]] = {
-        "tasks": sleepers, "connections": held, "control groups": groups}
+        "tasks": sleepers, "connections": held, "control groups": groups,
+        "network namespaces": spaces}
     with makers[what](count):
         costs = tick_costs(one, ticks)
     one.tick()
@@ -84,6 +86,13 @@ def _frame(what: str, count: int, seq: int) -> Frame:
     elif what == "control groups":
         frame.cgroups = [replace(frame.cgroups[i % len(frame.cgroups)], id=1_000 + i,
                                  path=f"/bench/{i}") for i in range(count)]
+    elif what == "network namespaces":
+        connected(frame, count * SPACE_SOCKETS)
+        assert frame.tcp is not None
+        frame.tcp.namespaces = [replace(frame.tcp.namespaces[0], id=1_000 + i)
+                                for i in range(count)]
+        for i, row in enumerate(frame.tcp.connections):
+            row.netns = 1_000 + i % count
     return frame
 
 
@@ -93,7 +102,7 @@ async def _drawn(what: str, count: int, ticks: int) -> list[float]:
     app = KtopApp(lambda: source)
     bodies = [encode_body(_frame(what, count, seq)) for seq in range(1, ticks + 3)]
     async with app.run_test(size=(120, 40)) as pilot:
-        await pilot.press({"tasks": "1", "connections": "3", "control groups": "1"}[what])
+        await pilot.press(PANES[what])
         for body in bodies:
             begun = time.process_time_ns()
             source.bodies = [body]
@@ -107,8 +116,8 @@ def run(quick: bool) -> list[Row]:
     """A row of each part for each size."""
     require_root()
     rows, ticks = [], 2 if quick else 5
-    with collector() as (one, _):
-        for what, sizes in SIZES.items():
+    for what, sizes in SIZES.items():
+        with collector() as (one, _):  # a new one: the end of 10,000 tasks is a sample's work too
             for count in sizes[:1] if quick else sizes:
                 try:
                     ours: list[float] | str = _ticks(one, what, count, ticks)
@@ -123,7 +132,7 @@ def run(quick: bool) -> list[Row]:
 
 
 def plots(rows: list[Row], peers: list[Row]) -> list[Path]:
-    """An SVG for tasks, connections and groups. peers: rows of bench.tick, for what others take."""
+    """An SVG for each of SIZES. peers: rows of bench.tick, for what others take."""
     written = []
     for what in SIZES:
         plot = Plot(f"CPU time of one sample by {what}", what, "ms")

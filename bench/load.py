@@ -17,10 +17,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.common import ROOT, end
+from bench.common import ROOT, Missing, end
 
 _CLONE_VM, _CLONE_THREAD = 0x100, 0x100 | 0x200 | 0x400 | 0x800 | 0x10000
 _STACK = 4096
+SPACE_SOCKETS = 41  # of a network namespace of `spaces`: a listener and 20 connections' both ends
+_SPACE = f"""import socket, subprocess, sys
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+kept = [socket.create_server(("127.0.0.1", 7000))]
+while len(kept) < {SPACE_SOCKETS}:
+    kept += [socket.create_connection(("127.0.0.1", 7000)), kept[0].accept()[0]]
+print(flush=True)
+sys.stdin.read()"""
 
 
 def _end_with_parent() -> None:
@@ -150,3 +158,20 @@ def mild() -> Iterator[None]:
             yield
     finally:
         end(loop, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def spaces(count: int) -> Iterator[None]:
+    """So many network namespaces of a process each, with connections over their loopback."""
+    children = [subprocess.Popen(["unshare", "--net", sys.executable, "-I", "-c", _SPACE],
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                for _ in range(count)]
+    try:
+        for child in children:
+            assert child.stdout is not None
+            if not child.stdout.readline():
+                raise Missing("no network namespaces can be made")
+        yield
+    finally:
+        for child in children:
+            end(child, signal.SIGKILL)

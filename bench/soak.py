@@ -30,7 +30,7 @@ from typing import Any
 
 import pyte
 
-from bench.common import ROOT, memory_bytes, require_root
+from bench.common import ROOT, fdinfos, memory_bytes, require_root
 from bench.soak_judge import GROWS, judge, readme, table
 from bench.soak_ktop import INTERVAL_S, PAST_BYTES, PLACE
 from bench.soak_plot import draw
@@ -68,11 +68,14 @@ _THREADS = ("import threading,time\nend=time.time()+{s}\nwhile time.time()<end:\
             " [x.start() for x in t]; [x.join() for x in t]")
 _EXECS = ("import subprocess,time\nend=time.time()+{s}\nwhile time.time()<end:\n"
           " subprocess.run(['/bin/true']); time.sleep(.02)")
-# Files and processes that are never seen again: maps fill to their bounds, and stay full.
+# Files and processes that are never seen again, some of which wrote to a disk: maps fill to their
+# bounds, and stay full.
 _FILL = ("import os,time\nend=time.time()+{s}\nos.makedirs('files',exist_ok=True); n=0\n"
          "while time.time()<end:\n n+=1; p=f'files/{{os.getpid()}}-{{n}}'\n"
          " with open(p,'wb') as f: f.write(b'x')\n os.unlink(p)\n"
-         " if n%4==0:\n  c=os.fork()\n  if not c: os.listdir('.'); os._exit(0)\n"
+         " if n%4==0:\n  c=os.fork()\n  if not c:\n   os.listdir('.')\n"
+         "   with open(p,'wb') as f: f.write(b'x'); f.flush(); os.fsync(f.fileno())\n"
+         "   os.unlink(p); os._exit(0)\n"
          "  os.waitpid(c,0)\n time.sleep(.0003)")
 LOADS = (_FILL, None, _EXECS, _NET, _BUSY, _FILES, None, _THREADS)
 
@@ -113,21 +116,11 @@ def roles(top: int) -> dict[str, int]:
 
 def _held(pid: int) -> tuple[set[int], dict[int, dict[str, int]]]:
     """Ids of the BPF programs that a process holds, and its maps by id (/proc/PID/fdinfo)."""
-    programs: set[int] = set()
-    maps: dict[int, dict[str, int]] = {}
-    with contextlib.suppress(OSError):
-        for fd in os.listdir(f"/proc/{pid}/fdinfo"):
-            with contextlib.suppress(OSError):
-                text = Path(f"/proc/{pid}/fdinfo/{fd}").read_text(encoding="ascii")
-                pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
-                fields = {name: value.strip() for name, value in pairs}
-                if "map_id" in fields:
-                    maps[int(fields["map_id"])] = {
-                        name: int(fields[name], 0) for name in
-                        ("map_type", "key_size", "value_size", "memlock")}
-                elif "prog_id" in fields and "prog_tag" in fields:
-                    programs.add(int(fields["prog_id"]))
-    return programs, maps
+    found = list(fdinfos([pid]))
+    maps = {int(info["map_id"]): {name: int(info[name], 0) for name in
+                                  ("map_type", "key_size", "value_size", "memlock")}
+            for info in found if "map_type" in info}
+    return {int(info["prog_id"]) for info in found if "prog_tag" in info}, maps
 
 
 def entries(number: int, shape: dict[str, int]) -> int:

@@ -21,7 +21,8 @@ STATES = ["tcplife", "tcpstates", "tcpconnect", "tcpconnlat", "tcptracer", "tcpl
 PACKETS = ["tcptop", "tcprtt"]
 _ALONE = {"tcp_retrans": "a retransmit (SYN)", "tcp_drop": "a dropped packet",
           "tcp_rst_out": "a reset sent", "tcp_rst_in": "a reset received",
-          "tcp_socks": "one socket read at a tick", "tcp_fds": "one descriptor read in a pass"}
+          "tcp_socks": "one socket read in a walk", "tcp_noted": "one socket read at a tick",
+          "tcp_fds": "one descriptor read in a pass"}
 
 
 @contextlib.contextmanager
