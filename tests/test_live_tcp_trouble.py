@@ -155,22 +155,25 @@ def test_retransmits_are_nstats_in_a_lossy_namespace(collector: Collector) -> No
 def test_what_others_overtake_is_said_to_be_late(collector: Collector) -> None:
     """A tenth of the packets come 20 ms late: what is sent again for it, nstat counts as well."""
     code = """
-import fcntl, socket, struct, sys, termios, time
+import fcntl, select, socket, struct, sys, termios, time
 c = socket.create_connection((sys.argv[1], 7000))
-c.sendall(bytes(60_000_000))
+while not select.select([sys.stdin], [], [], 0)[0]: c.sendall(bytes(1_000_000))
 while struct.unpack("i", fcntl.ioctl(c, termios.TIOCOUTQ, bytes(4)))[0]: time.sleep(0.01)
 print("sent", flush=True)
-input()
+time.sleep(60)
 """
     names = ("TcpRetransSegs", "TcpExtTCPDSACKRecvSegs", "TcpExtTCPSACKReorder",
              "TcpExtTCPTSReorder")
     with serving() as (a, b), relayed(a, b, 0.1, 20, 5) as address:
         tick(collector)
         with inside(a, code, address) as client:
-            assert client.stdout is not None
+            assert client.stdin is not None and client.stdout is not None
             diagnosis, sums, over = Diagnosis(), [0.0, 0.0, 0.0], False
             said: list[str] = []
             for _ in range(200):
+                if len(said) >= 12 and sums[2]:
+                    client.stdin.write(b"\n")
+                    client.stdin.flush()
                 over = over or bool(select.select([client.stdout], [], [], 0.3)[0])
                 time.sleep(0.1 * over)  # what was late is answered late, too
                 frame = collector.tick()
