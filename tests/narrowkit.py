@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
-from frames import make_frame
 
 from ktop.model import Block, Files, Frame, Tcp
 from ktop.scope import Members
+from tests.frames import make_frame
 
 L = TypeVar("L", Block, Files, Tcp)
 

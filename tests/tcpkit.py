@@ -11,11 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from livekit import collecting
-
 from ktop.collect.main import Collector
 from ktop.model import Frame, Tcp
 from ktop.model_tcp import Connection, TcpEvent
+from tests.livekit import collecting
 
 RELAY = Path(__file__).with_name("relay.py")
 

@@ -6,7 +6,6 @@ import struct
 from pathlib import Path
 
 import pytest
-from frames import SECOND, bare_frame, make_frame, make_hist
 from test_panes import PaneApp, picture, text
 
 from ktop import hist
@@ -20,6 +19,7 @@ from ktop.model_block import Block, BlockOp, BlockUser, Device, Limit, SlowIo
 from ktop.panes.base import Pane
 from ktop.panes.block import VIEWS, BlockPane
 from ktop.panes.block_columns import headroom
+from tests.frames import SECOND, bare_frame, make_frame, make_hist
 
 # -- what a volume is sold as ---------------------------------------------------------------------
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from frames import make_frame
 
 from ktop.collect.cgroups import Cgroups, find_hierarchy, name_of
+from tests.frames import make_frame
 
 ID = "0123456789abcdef" * 4
 POD = "1a2b3c4d-0000-1111-2222-333344445555"

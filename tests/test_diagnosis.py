@@ -6,7 +6,16 @@ import json
 
 import msgspec
 import pytest
-from diagkit import (
+
+from ktop.commands.diagnose import as_json, as_text
+from ktop.diagnosis.engine import Diagnosis, apart
+from ktop.diagnosis.look import look_at
+from ktop.diagnosis.model import STATES, Actor, Pipe
+from ktop.diagnosis.thresholds import DEFAULT, chosen
+from ktop.model import Cgroup, Frame
+from ktop.model_pressure import MemoryGroup
+from ktop.scope import Members
+from tests.diagkit import (
     add,
     connection,
     crowded,
@@ -17,17 +26,8 @@ from diagkit import (
     verdict,
     watch,
 )
-from session import frames as recorded
-from work import counted
-
-from ktop.commands.diagnose import as_json, as_text
-from ktop.diagnosis.engine import Diagnosis, apart
-from ktop.diagnosis.look import look_at
-from ktop.diagnosis.model import STATES, Actor, Pipe
-from ktop.diagnosis.thresholds import DEFAULT, chosen
-from ktop.model import Cgroup, Frame
-from ktop.model_pressure import MemoryGroup
-from ktop.scope import Members
+from tests.session import frames as recorded
+from tests.work import counted
 
 # -- cpu, quota, steal --------------------------------------
 

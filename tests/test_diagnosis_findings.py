@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from diagkit import SECOND, add, disk, frame, process, watch
 
 from ktop.diagnosis.engine import Diagnosis
 from ktop.diagnosis.model import Finding
 from ktop.model import Frame, ProcessEvent
 from ktop.model_block import Limit
 from ktop.model_files import Descriptors, FileOps, FileProcess, OpenFold
+from tests.diagkit import SECOND, add, disk, frame, process, watch
 
 # -- findings --------------------------------------
 

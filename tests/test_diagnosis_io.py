@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from diagkit import SECOND, add, disk, latency, process, verdict, watch
 
 from ktop import hist
 from ktop.diagnosis.model import Report
@@ -11,6 +10,7 @@ from ktop.model import Frame, Hist
 from ktop.model_block import BlockOp, BlockUser, Limit
 from ktop.model_files import FileOps, FileSystem, PageCache, Throttled
 from ktop.model_pressure import IoLimit
+from tests.diagkit import SECOND, add, disk, latency, process, verdict, watch
 
 # -- block --------------------------------------
 

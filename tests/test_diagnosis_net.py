@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from diagkit import SECOND, add, connection, process, verdict, watch
 
 from ktop.diagnosis.model import Report
 from ktop.model import Frame, Thread
 from ktop.model_block import Limit
 from ktop.model_tcp import Drop, Interface, Listener, Namespace, TcpEvent
+from tests.diagkit import SECOND, add, connection, process, verdict, watch
 
 # -- tcp and upstream --------------------------------------
 

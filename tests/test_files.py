@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 
 import pytest
-from frames import HOSTILE, SECOND, WALL0, bare_frame, make_frame, make_hist
 from rich.cells import cell_len
 from test_panes import RESERVED, PaneApp, picture, text
 
@@ -38,6 +37,7 @@ from ktop.panes import FilesPane
 from ktop.panes.files import VIEWS, dominant
 from ktop.panes.files_columns import tail
 from ktop.widgets.table import VirtualTable
+from tests.frames import HOSTILE, SECOND, WALL0, bare_frame, make_frame, make_hist
 
 SIZES = [(80, 24), (120, 40), (170, 45)]
 

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 from textual import events
-from work import counted
 
 from ktop.query import parse
 from ktop.query_match import compile
 from ktop.widgets.prompt import Prompt
 from ktop.widgets.table import VirtualTable
 from tests.session import play, still
+from tests.work import counted
 
 
 def lines(app: Any) -> list[str]:

@@ -1,9 +1,6 @@
 """Tables folded by control group: sums and percentiles of a group are those of its rows."""
 
 import pytest
-from frames import make_frame
-from session import frames as session_frames
-from work import counted
 
 from ktop import hist
 from ktop.fold import fold
@@ -12,6 +9,9 @@ from ktop.panes.base import Names
 from ktop.panes.groups import Group, GroupTree, latency_of, tree
 from ktop.panes.process_columns import process_columns
 from ktop.panes.tcp_columns import Spaces, connection_columns
+from tests.frames import make_frame
+from tests.session import frames as session_frames
+from tests.work import counted
 
 
 def rows_of(*groups):

@@ -1,9 +1,8 @@
 """The recent past: bounded, gaps stay gaps, columns stand still between ticks."""
 
-from frames import SECOND, make_frame, stream
-
 from ktop import hist
 from ktop.history import History
+from tests.frames import SECOND, make_frame, stream
 
 
 def fill(history, frames):

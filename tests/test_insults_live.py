@@ -21,6 +21,7 @@ from ktop.collect.main import Collector
 from ktop.model import Frame
 from tests.livekit import child, collecting, left_of, programs_of, row, spin
 from tests.ptyshell import PtyShell, alive, children, until
+from tests.work import counted
 
 pytestmark = pytest.mark.live
 
@@ -336,11 +337,13 @@ def test_a_crowd_of_threads_groups_and_connections_is_counted(collector: Collect
                 group.mkdir()
             sockets = int(p.stdout.readline())
             collector.tick()
-            frame = after(collector)
+            with counted() as work:
+                frame = after(collector)
             assert row(frame, p.pid).threads == CROWD + 1
             assert frame.tcp is not None and (frame.tcp.connections_total or 0) >= sockets
             assert len(frame.tcp.connections) <= 1000
             assert (frame.health.collector_rss_bytes or 0) < 600 << 20
+            assert work.lines < 500_000 + 1_000 * CROWD  # a thread, half a group, 5 sockets
         finally:
             p.stdin.close()
             for group in reversed(groups):

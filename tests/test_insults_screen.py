@@ -7,7 +7,6 @@ from collections import Counter
 
 from textual._styles_cache import StylesCache
 from textual.widget import Widget
-from work import counted
 
 from ktop.app import KtopApp
 from ktop.model import Cgroup, Frame
@@ -16,6 +15,7 @@ from ktop.wire import decode_body, encode_body
 from tests import session
 from tests.frames import make_frame
 from tests.test_app import FakeSource, Stage
+from tests.work import counted
 
 
 def held() -> Counter[str]:

@@ -3,13 +3,13 @@
 import random
 
 import pytest
-from frames import SECOND, make_frame, stream
-from session import frames as session_frames
 
 from ktop.lens import Lens, NoTrack
 from ktop.narrow import narrow
 from ktop.rewind import Ring
 from ktop.scope import HOST, Roster, Scope
+from tests.frames import SECOND, make_frame, stream
+from tests.session import frames as session_frames
 
 
 def ring_of(frames):

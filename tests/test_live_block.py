@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blockkit import (
+
+from ktop import hist
+from ktop.collect.main import Collector
+from ktop.panes.block_columns import of_op
+from tests.blockkit import (
     MIB,
     collecting_block,
     device,
@@ -25,10 +29,6 @@ from blockkit import (
     warm,
     window,
 )
-
-from ktop import hist
-from ktop.collect.main import Collector
-from ktop.panes.block_columns import of_op
 
 pytestmark = pytest.mark.live
 COLLECTING = collecting_block  # for the fixture `collector`

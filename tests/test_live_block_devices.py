@@ -11,7 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from blockkit import (
+
+import ktop
+from ktop import hist
+from ktop.collect.main import Collector, Options
+from ktop.panes.block_columns import of_op
+from tests.blockkit import (
     MIB,
     collecting_block,
     device,
@@ -25,11 +30,6 @@ from blockkit import (
     warm,
     window,
 )
-
-import ktop
-from ktop import hist
-from ktop.collect.main import Collector, Options
-from ktop.panes.block_columns import of_op
 
 pytestmark = pytest.mark.live
 COLLECTING = collecting_block  # for the fixture `collector`

@@ -14,12 +14,12 @@ from operator import itemgetter
 from pathlib import Path
 
 import pytest
-from livekit import busy_window, collecting, python, row
-from work import counted
 
 from ktop.collect.main import Collector
 from ktop.model import Frame
 from ktop.model_detail import UNLIMITED, Detail
+from tests.livekit import busy_window, collecting, python, row
+from tests.work import counted
 
 pytestmark = pytest.mark.live
 COLLECTING = collecting  # for the fixture `collector`

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from livekit import python
+
+from tests.livekit import python
 
 pytestmark = pytest.mark.live
 

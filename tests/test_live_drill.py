@@ -15,8 +15,9 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from ptyshell import PtyShell
-from tcpkit import SERVE, namespaces, run
+
+from tests.ptyshell import PtyShell
+from tests.tcpkit import SERVE, namespaces, run
 
 pytestmark = pytest.mark.live
 KTOP = [sys.executable, "-m", "ktop"]

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-from livekit import collecting, left_of, programs_of, row
 
 from ktop import wire
 from ktop.bpf import layout, syscall
@@ -23,6 +22,7 @@ from ktop.bpf.ringbuf import RingBuffer
 from ktop.bpf.tcp_layer import COUNTERS as TCP_COUNTERS
 from ktop.collect.records import EventRecord, TaskRecord
 from ktop.model import WAITS, Frame
+from tests.livekit import collecting, left_of, programs_of, row
 
 pytestmark = pytest.mark.live
 LIFECYCLE = next(i for i, g in enumerate(GROUPS) if g.layers == ("lifecycle",))

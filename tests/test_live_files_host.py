@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fileskit import ME, collecting_files, files, mount, nap, number, umount
 
 from ktop.collect.main import Collector
+from tests.fileskit import ME, collecting_files, files, mount, nap, number, umount
 
 pytestmark = pytest.mark.live
 COLLECTING = collecting_files  # for the fixture `collector`

@@ -6,7 +6,8 @@ import contextlib
 import time
 
 import pytest
-from livekit import child, collecting
+
+from tests.livekit import child, collecting
 
 pytestmark = pytest.mark.live
 SLEEPERS, TICKS = 40, 8

@@ -11,10 +11,10 @@ import time
 
 import psutil
 import pytest
-from livekit import busy_window, child, collecting, python, row, spin
 
 from ktop.collect.main import Collector
 from ktop.model import BLOCKED, ProcessEvent
+from tests.livekit import busy_window, child, collecting, python, row, spin
 
 pytestmark = pytest.mark.live
 COLLECTING = collecting  # for the fixture `collector`

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from livekit import busy_window, child, collecting, row, spin
 
 from ktop import hist
 from ktop.bpf import btf, headers, layout
 from ktop.collect.main import Collector
+from tests.livekit import busy_window, child, collecting, row, spin
 
 pytestmark = pytest.mark.live
 COLLECTING = collecting  # for the fixture `collector`

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
-from livekit import child, collecting, spin
 
 from ktop import hist
 from ktop.narrow import narrow
 from ktop.scope import Members, Roster, Scope
+from tests.livekit import child, collecting, spin
 
 pytestmark = pytest.mark.live
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from livekit import left_of, programs_of
 
 from ktop.bpf.stacks_layer import HZ
 from ktop.bpf.symbols import Kernel, Maps
@@ -20,6 +19,7 @@ from ktop.collect.main import Collector, Options
 from ktop.collect.stacks_symbols import KERNEL, Symbols, settle
 from ktop.model import Frame, Stacks
 from ktop.wire import Profile
+from tests.livekit import left_of, programs_of
 
 pytestmark = pytest.mark.live
 SECOND = 1_000_000_000

@@ -8,13 +8,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from blockkit import UNSEEN, direct, file_on_disk
-from livekit import collecting
 
 from ktop.bpf import syscall
 from ktop.collect.block import BlockLayer
 from ktop.collect.main import Collector
 from ktop.collect.sweep import AGE
+from tests.blockkit import UNSEEN, direct, file_on_disk
+from tests.livekit import collecting
 
 pytestmark = pytest.mark.live
 COLLECTING = collecting  # for the fixture `collector`

@@ -10,8 +10,11 @@ import time
 from typing import Any
 
 import pytest
-from livekit import python
-from tcpkit import (
+
+from ktop import hist
+from ktop.collect.main import Collector, Options
+from tests.livekit import python
+from tests.tcpkit import (
     SEND,
     collecting_tcp,
     connection,
@@ -24,9 +27,6 @@ from tcpkit import (
     tcp,
     tick,
 )
-
-from ktop import hist
-from ktop.collect.main import Collector, Options
 
 pytestmark = pytest.mark.live
 COLLECTING = collecting_tcp  # for the fixture `collector`

@@ -10,7 +10,13 @@ import socket
 import time
 
 import pytest
-from tcpkit import (
+
+from ktop import hist
+from ktop.collect.main import Collector
+from ktop.diagnosis.engine import Diagnosis
+from ktop.model import Tcp
+from ktop.model_tcp import TcpEvent
+from tests.tcpkit import (
     SEND,
     collecting_tcp,
     connection,
@@ -26,12 +32,6 @@ from tcpkit import (
     tcp,
     tick,
 )
-
-from ktop import hist
-from ktop.collect.main import Collector
-from ktop.diagnosis.engine import Diagnosis
-from ktop.model import Tcp
-from ktop.model_tcp import TcpEvent
 
 pytestmark = pytest.mark.live
 COLLECTING = collecting_tcp  # for the fixture `collector`

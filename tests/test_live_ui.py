@@ -7,8 +7,9 @@ import sys
 import time
 
 import pytest
-from livekit import child, left_of, programs_of, spin
-from ptyshell import PtyShell
+
+from tests.livekit import child, left_of, programs_of, spin
+from tests.ptyshell import PtyShell
 
 pytestmark = pytest.mark.live
 KTOP = [sys.executable, "-m", "ktop"]

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from livekit import busy_window, collecting, python
 
 from ktop.collect.main import Collector
 from ktop.model import Process
+from tests.livekit import busy_window, collecting, python
 
 pytestmark = pytest.mark.live
 COLLECTING = collecting  # for the fixture `collector`

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from frames import SECOND, make_hist
-from narrowkit import frame_with, untouched
 from test_panes import PaneApp
-from work import counted
 
 from ktop import hist
 from ktop.model import Hist
@@ -15,7 +12,10 @@ from ktop.model_block import Block, BlockOp, BlockUser, Device, Limit, SlowIo
 from ktop.narrow.block import narrow, notes
 from ktop.panes import BlockPane
 from ktop.scope import Members
+from tests.frames import SECOND, make_hist
+from tests.narrowkit import frame_with, untouched
 from tests.session import frames as session
+from tests.work import counted
 
 ALONE, GROUP = Members(frozenset({1}), None), Members(frozenset({1, 2}), frozenset({10}))
 

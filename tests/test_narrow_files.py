@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from frames import make_hist
-from narrowkit import frame_with, untouched
 from test_panes import PaneApp, picture
-from work import counted
 
 from ktop import hist
 from ktop.model import Hist
@@ -30,7 +27,10 @@ from ktop.model_files import (
 from ktop.narrow.files import add, narrow, notes
 from ktop.panes import FilesPane
 from ktop.scope import Members
+from tests.frames import make_hist
+from tests.narrowkit import frame_with, untouched
 from tests.session import frames as session
+from tests.work import counted
 
 ALONE, GROUP = Members(frozenset({1}), None), Members(frozenset({1, 2}), frozenset({10}))
 NOBODY = Members(frozenset({99}), None)

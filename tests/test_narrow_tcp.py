@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from narrowkit import frame_with, untouched
 from test_panes import PaneApp
-from work import counted
 
 from ktop import hist
 from ktop.model import Hist
@@ -25,7 +23,9 @@ from ktop.model_tcp import (
 from ktop.narrow.tcp import narrow, notes
 from ktop.panes import TcpPane
 from ktop.scope import Members
+from tests.narrowkit import frame_with, untouched
 from tests.session import frames as session
+from tests.work import counted
 
 ALONE, BOTH = Members(frozenset({1}), None), Members(frozenset({1, 2}), None)
 GROUP = Members(frozenset({1, 2}), frozenset({10}))

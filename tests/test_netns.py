@@ -4,11 +4,11 @@ import os
 import subprocess
 
 import pytest
-from frames import SECOND, make_process
 
 from ktop.collect import tcp_netns
 from ktop.collect.proctext import figures
 from ktop.collect.tcp_netns import Namespaces
+from tests.frames import SECOND, make_process
 
 NOW = 1_000 * SECOND
 

@@ -1,7 +1,6 @@
 """The panes inside a small app: what an engineer reads at each size, and what the keys do."""
 
 import pytest
-from frames import HOSTILE, bare_frame, make_frame, make_process, stream
 from rich.cells import cell_len
 from textual.app import App
 
@@ -12,6 +11,7 @@ from ktop.panes.base import Names, short_command, why_missing
 from ktop.panes.process_columns import event_text, process_columns
 from ktop.panes.sched import VIEWS
 from ktop.widgets.table import VirtualTable
+from tests.frames import HOSTILE, bare_frame, make_frame, make_process, stream
 
 SIZES = [(80, 24), (120, 40), (170, 45)]
 RESERVED = set("pcg/nNRwtT[]bmkj")

@@ -3,16 +3,16 @@
 import contextlib
 
 import pytest
-from frames import make_frame
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from session import frames as session_frames
 
 from ktop import hist
 from ktop.model import Cgroup, Process, ProcessEvent
 from ktop.narrow.processes import narrow_host_layers
 from ktop.scope import HOST, Members, Roster, Scope, container_of, parse_scope
+from tests.frames import make_frame
+from tests.session import frames as session_frames
 
 ID = "0123456789abcdef" * 4
 

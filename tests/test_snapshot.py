@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from livekit import child, spin
 
 from ktop import model, snapshot
 from ktop.model import Frame
 from tests.frames import bare_frame, make_frame
+from tests.livekit import child, spin
 
 CPU = min(os.sched_getaffinity(0))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 
 import pytest
-from frames import HOSTILE, SECOND, bare_frame, make_hist, stream
 from rich.cells import cell_len
 from test_panes import SIZES, PaneApp, picture, text
 
@@ -34,6 +33,7 @@ from ktop.model_tcp import (
 from ktop.panes.tcp import VIEWS, TcpPane
 from ktop.panes.tcp_columns import flags, in_feed
 from ktop.widgets.table import VirtualTable
+from tests.frames import HOSTILE, SECOND, bare_frame, make_hist, stream
 
 
 @pytest.fixture(autouse=True)

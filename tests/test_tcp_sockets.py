@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
-from tcpkit import collecting_tcp, inside, namespaces, tick
 
 from ktop.bpf.tcp_layer import SOCK_STRUCT
 from ktop.collect.main import Collector
 from ktop.collect.tcp_sockets import AGAIN, Sockets
+from tests.tcpkit import collecting_tcp, inside, namespaces, tick
 
 COLLECTING = collecting_tcp  # for the fixture `collector`
 

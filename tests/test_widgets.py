@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
-from frames import HOSTILE, SECOND, make_hist
 from rich.cells import cell_len
 from textual._styles_cache import StylesCache
 from textual.app import App
@@ -20,6 +19,7 @@ from ktop.widgets.histogram import bar, histogram_lines
 from ktop.widgets.octaves import condense, fold
 from ktop.widgets.strips import Line, StripWidget, cut, fit, rule, strip
 from ktop.widgets.table import VirtualTable
+from tests.frames import HOSTILE, SECOND, make_hist
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from frames import make_frame
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ktop import wire
 from ktop.model import Frame
+from tests.frames import make_frame
 
 
 def test_frames_survive_any_cutting() -> None:

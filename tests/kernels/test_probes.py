@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from livekit import child, python, row, spin
 
 from ktop import hist
 from ktop.bpf import syscall
 from ktop.collect.main import Collector
 from ktop.model import Frame
+from tests.livekit import child, python, row, spin
 
 from .conftest import Proved, count
 

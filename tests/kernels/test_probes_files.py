@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from fileskit import nap
-from livekit import child, spin
 
 from ktop import hist
 from ktop.collect.main import Collector
 from ktop.wire import Profile
+from tests.fileskit import nap
+from tests.livekit import child, spin
 
 from .conftest import Proved, count, seen
 from .test_probes import runs, started, statistics, traced

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tcpkit import connection, events, inside, listening, namespaces, port_of, tcp
 from test_live_tcp_trouble import DNS_CLIENT, DNS_SERVER
 
 from ktop.bpf.tcp_layer import SOCK_STRUCT, SockRecord
 from ktop.collect.main import Collector
 from ktop.collect.tcp_records import ESTABLISHED, LISTEN
+from tests.tcpkit import connection, events, inside, listening, namespaces, port_of, tcp
 
 from .conftest import Proved
 from .machinery import run
