@@ -99,8 +99,8 @@ def reasons(results: list[Result]) -> list[str]:
     for result in results:
         runs = ", ".join(f"{check} {day}" for check, day in sorted(result.get("runs", {}).items()))
         if runs:
-            found.append(f"- {result['kernel']}: {runs}; the last run's bcc was "
-                         f"{result.get('bcc', '?')}")
+            bcc = f"; the last run's bcc was {result['bcc']}" if result.get("bcc") else ""
+            found.append(f"- {result['kernel']}: {runs}{bcc}")
     return found
 
 
